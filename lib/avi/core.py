@@ -1,0 +1,144 @@
+"""The vocabulary every other module speaks: draws, problems, paths, goals and costs.
+
+Sizes, always in this order in a shape: S samples, B batch, then the event (D latent, X data).
+P is the length of lam, K the number of refinement steps. Values are in nats, per example.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+State = tuple[Any, ...]  # what a step remembers between iterations: tensors [B, ...]
+
+
+class Draw(NamedTuple):
+    """Weighted samples from a posterior q: sum_s w_s g(z_s) estimates E_q[g] without bias."""
+
+    z: Tensor  # [S, B, D]
+    log_q: Tensor | None  # [S, B]; None where q has no density (a point mass)
+    log_w: Tensor  # [S, B]; the weights of each example sum to one
+
+
+class Goals(NamedTuple):
+    """What the model (theta) and the inference method (phi) climb, [B] each, in nats."""
+
+    theta: Tensor
+    phi: Tensor | None  # None: nothing to learn
+
+
+class Cost(NamedTuple):
+    """Decoder calls per example: one call decodes one z of one example."""
+
+    forward: int
+    backward: int
+    double: int = 0  # backward passes through a backward pass
+
+
+class Posterior(Protocol):
+    """A distribution over z, one for each example of a batch (or one for all: a prior)."""
+
+    def draw(self, eps: Tensor) -> Draw: ...
+
+    def log_prob(self, z: Tensor) -> Tensor: ...
+
+
+class Model(Protocol):
+    """A joint density p(x, z) = p(x | z) p(z); its parameters are theta."""
+
+    @property
+    def prior(self) -> Posterior: ...
+
+    def log_lik(self, x: Tensor, z: Tensor) -> Tensor: ...
+
+    def log_prior(self, z: Tensor) -> Tensor: ...
+
+
+class Family(Protocol):
+    """A variational family: (lam [B, P], model) -> q(z; lam). lam = 0 is the prior."""
+
+    n_params: int
+    n_noise: int
+
+    def __call__(self, lam: Tensor, model: Model) -> Posterior: ...
+
+
+Objective = Callable[[Model, Tensor, Posterior, Tensor], Tensor]
+
+
+def expect(log_w: Tensor, values: Tensor) -> Tensor:
+    """sum_s w_s g(z_s): weights and values [S, B] -> [B]."""
+    return (log_w.exp() * values).sum(0)
+
+
+def uniform_log_weights(like: Tensor) -> Tensor:
+    """log w = -log S for every one of the S draws; `like` is [S, B]."""
+    return torch.full_like(like, -math.log(len(like)))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One batch of variational problems: maximise objective(model, x, q(z; lam)) over lam.
+
+    The rows of lam never interact, so the gradient of the sum over the batch holds every
+    example's own gradient.
+
+    Raises ValueError when the batch is empty, or lam or the noise has the wrong shape.
+    """
+
+    model: Model
+    x: Tensor  # [B, X]
+    family: Family
+    objective: Objective
+
+    def __post_init__(self):
+        if self.x.ndim < 2 or len(self.x) == 0:
+            raise ValueError(f"x must be a non-empty [batch, event] tensor, got {_shape(self.x)}")
+
+    def q(self, lam: Tensor) -> Posterior:
+        """The posterior that lam [B, P] stands for."""
+        want = (len(self.x), self.family.n_params)
+        if tuple(lam.shape) != want:
+            raise ValueError(f"lam must be [batch, n_params] = {want}, got {_shape(lam)}")
+        return self.family(lam, self.model)
+
+    def __call__(self, lam: Tensor, eps: Tensor) -> Tensor:
+        """The objective of each example, [B], with noise eps [S, B, n_noise]."""
+        want = (len(self.x), self.family.n_noise)
+        if eps.ndim != 3 or tuple(eps.shape[1:]) != want:
+            raise ValueError(f"noise must be [samples, *{want}], got {_shape(eps)}")
+        return self.objective(self.model, self.x, self.q(lam), eps)
+
+
+@dataclass(frozen=True)
+class Path:
+    """What an inference method did: lam_0 ... lam_K, the last step state, and the noise.
+
+    noise[k] belongs to lam_k: it scores lam_k and drives the step away from it, and it had no
+    part in choosing it. So value(k) is an honest estimate for every k.
+    """
+
+    problem: Problem
+    lam: list[Tensor]  # K + 1 tensors [B, P]
+    state: State
+    noise: Tensor  # [K + 1, S, B, n_noise]
+
+    def q(self, k: int) -> Posterior:
+        """The posterior after k steps (-1: the last)."""
+        return self.problem.q(self.lam[k])
+
+    def value(self, k: int) -> Tensor:
+        """The objective after k steps, [B], from the noise that belongs to lam_k."""
+        return self.problem(self.lam[k], self.noise[k])
+
+    def __len__(self) -> int:
+        return len(self.lam)
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))

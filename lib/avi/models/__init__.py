@@ -1,0 +1,27 @@
+"""Generative models. Exact ones (linear-Gaussian, discrete) are the oracles of the tests."""
+
+from avi.models.discrete import HMM, FiniteMixture
+from avi.models.image import (
+    Bernoulli,
+    Counts,
+    DeepLatentGaussian,
+    GaussianNoise,
+    bernoulli_mlp,
+    gaussian_mlp,
+    multinomial_mlp,
+)
+from avi.models.linear_gaussian import AffineEncoder, LinearGaussian
+
+__all__ = [
+    "HMM",
+    "AffineEncoder",
+    "Bernoulli",
+    "Counts",
+    "DeepLatentGaussian",
+    "FiniteMixture",
+    "GaussianNoise",
+    "LinearGaussian",
+    "bernoulli_mlp",
+    "gaussian_mlp",
+    "multinomial_mlp",
+]

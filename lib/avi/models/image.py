@@ -1,0 +1,131 @@
+"""Deep latent Gaussian models: z ~ N(0, I), and a network gives the likelihood's parameters."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from avi.densities import LOG_2PI, Gaussian
+from avi.nets import mlp
+
+
+class Likelihood(Protocol):
+    """log p(x | out), its mean and its samples; out [..., X] is the decoder's output."""
+
+    def log_prob(self, x: Tensor, out: Tensor) -> Tensor: ...
+
+    def mean(self, out: Tensor) -> Tensor: ...
+
+    def sample(self, out: Tensor, generator: torch.Generator | None) -> Tensor: ...
+
+
+class Bernoulli(nn.Module):
+    """Binary pixels: log p = sum_d x_d l_d - softplus(l_d), with logits l (eq-bernoulli).
+
+    x must be 0 or 1; grey values would make this no log-probability at all.
+    """
+
+    def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
+        return (x * out - nn.functional.softplus(out)).sum(-1)
+
+    def mean(self, out: Tensor) -> Tensor:
+        return out.sigmoid()
+
+    def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.bernoulli(out.sigmoid(), generator=generator)
+
+
+class GaussianNoise(nn.Module):
+    """Real values: N(x; out, exp(log_var)) with one learned log variance for all of x."""
+
+    def __init__(self, log_var: float = 0.0, learned: bool = True):
+        super().__init__()
+        self.log_var = nn.Parameter(torch.tensor(float(log_var)), requires_grad=learned)
+
+    def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
+        square = (x - out).square() * (-self.log_var).exp()
+        return -0.5 * (square + self.log_var + LOG_2PI).sum(-1)
+
+    def mean(self, out: Tensor) -> Tensor:
+        return out
+
+    def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.randn(out.shape, generator=generator, dtype=out.dtype, device=out.device)
+        return out + (0.5 * self.log_var).exp() * noise
+
+
+class Counts(nn.Module):
+    """Word counts: sum_v x_v log softmax(out)_v, without the multinomial coefficient.
+
+    The coefficient depends on x alone; perplexity and every gap are the same without it.
+    """
+
+    def __init__(self, length: int = 100):
+        super().__init__()
+        self.length = length  # words in a sampled document
+
+    def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
+        return (x * out.log_softmax(-1)).sum(-1)
+
+    def mean(self, out: Tensor) -> Tensor:
+        return out.softmax(-1)
+
+    def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        probs = out.softmax(-1).flatten(0, -2)
+        words = torch.multinomial(probs, self.length, replacement=True, generator=generator)
+        ones = torch.ones_like(words, dtype=probs.dtype)
+        counts = torch.zeros_like(probs).scatter_add_(1, words, ones)
+        return counts.unflatten(0, out.shape[:-1])
+
+
+class DeepLatentGaussian(nn.Module):
+    """p(x, z) = N(z; 0, I) p(x | decoder(z)): the VAE's generative half (eq-dlgm).
+
+    x [B, X], z [S, B, D]; log-densities [S, B] in nats. Raises ValueError when x does not have
+    as many entries as the decoder produces.
+    """
+
+    def __init__(self, dim: int, decoder: nn.Module, likelihood: Likelihood):
+        super().__init__()
+        self.dim, self.decoder, self.likelihood = dim, decoder, likelihood
+        self.register_buffer("zero", torch.zeros(dim))
+
+    @property
+    def prior(self) -> Gaussian:
+        return Gaussian(self.zero, self.zero)
+
+    def log_lik(self, x: Tensor, z: Tensor) -> Tensor:
+        out = self.decoder(z)
+        if out.shape[-1] != x.shape[-1]:
+            raise ValueError(f"the decoder gives {out.shape[-1]} values, x has {x.shape[-1]}")
+        return self.likelihood.log_prob(x, out)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        return self.prior.log_prob(z)
+
+    def predict(self, z: Tensor) -> Tensor:
+        """E[x | z], [S, B, X]."""
+        return self.likelihood.mean(self.decoder(z))
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n draws of x from the model, [n, X]."""
+        with torch.no_grad():
+            z = self.prior.ancestral(n, generator).z
+            return self.likelihood.sample(self.decoder(z), generator)
+
+
+def bernoulli_mlp(sizes, generator: torch.Generator | None = None) -> DeepLatentGaussian:
+    """Binary images: sizes = [D, hidden ..., X]."""
+    return DeepLatentGaussian(sizes[0], mlp(sizes, generator), Bernoulli())
+
+
+def gaussian_mlp(sizes, generator: torch.Generator | None = None) -> DeepLatentGaussian:
+    """Real-valued x with one learned noise variance: sizes = [D, hidden ..., X]."""
+    return DeepLatentGaussian(sizes[0], mlp(sizes, generator), GaussianNoise())
+
+
+def multinomial_mlp(sizes, generator: torch.Generator | None = None) -> DeepLatentGaussian:
+    """Bags of words: sizes = [D, hidden ..., vocabulary]."""
+    return DeepLatentGaussian(sizes[0], mlp(sizes, generator), Counts())
