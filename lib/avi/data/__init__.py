@@ -1,0 +1,40 @@
+"""Data sets by name: `avi.data.load("digits")`.
+
+| name           | images  | train / valid / test     | minibatches                 | needs    |
+| -------------- | ------- | ------------------------ | --------------------------- | -------- |
+| `digits`       | 8 x 8   | 1,297 / 250 / 250        | binarised anew at each draw | nothing  |
+| `mnist`        | 28 x 28 | 50,000 / 10,000 / 10,000 | binarised anew at each draw | AVI_DATA |
+| `mnist-static` | 28 x 28 | 50,000 / 10,000 / 10,000 | binary as published         | AVI_DATA |
+| `omniglot`     | 28 x 28 | 22,722 / 1,623 / 8,115   | binarised anew at each draw | AVI_DATA |
+
+Data with a known answer come from an exact model: `generated(model.sample, ...)`.
+Nothing is downloaded unless the call says so: `load("mnist", download=True)`.
+"""
+
+from collections.abc import Callable
+
+from avi.data import digits, mnist, omniglot
+from avi.data.dataset import Dataset, as_is, binarise, generated
+
+__all__ = ["LOADERS", "Dataset", "as_is", "binarise", "generated", "load"]
+
+LOADERS: dict[str, Callable[..., Dataset]] = {
+    "digits": digits.load,
+    "mnist": mnist.load,
+    "mnist-static": mnist.load_static,
+    "omniglot": omniglot.load,
+}
+
+
+def load(name: str, **options) -> Dataset:
+    """The data set called `name`, its files checked against their published sums.
+
+    The splits are fixed: they depend on no seed, so numbers from two runs can be compared.
+    `options` go to the data set's own loader; `download=True` (mnist only) fetches absent files.
+
+    Raises ValueError for an unknown name and for a damaged file, FileNotFoundError for an absent
+    file; each says what to do.
+    """
+    if name not in LOADERS:
+        raise ValueError(f"no data set is called {name!r}; there are: {', '.join(LOADERS)}")
+    return LOADERS[name](**options)
