@@ -1,0 +1,200 @@
+"""Run lessons in fresh kernels, two side by side; `--refresh` renews the stored notebooks.
+
+    python book/_tools/execute.py --refresh      (= make notebooks)
+
+re-executes into lessons/ those notebooks whose recorded key differs and brings their py:percent
+twins in line. Without --refresh it only says which stored notebooks are out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jupytext
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+from keys import key
+from store import Project, code_cells, read_notebook, write_atomic, write_notebook
+
+SIDE_BY_SIDE = 2
+CELL_SECONDS = 3600  # far above any lesson: it ends a hang, it does not measure
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+# No bar is drawn where nobody watches, and each kernel keeps to one thread.
+QUIET = {"TQDM_DISABLE": "1", "AVI_THREADS": "1"}
+
+
+class LessonError(Exception):
+    """A lesson's cell failed; the message shows the cell and the error."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One execution: what to run, under which variables, and who gets the executed notebook."""
+
+    name: str
+    notebook: NotebookNode
+    done: Callable[[NotebookNode], None]
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def run_jobs(jobs: list[Job], folder: Path, say: Callable[[str], None] = print) -> None:
+    """Execute all jobs with `folder` as working directory; the first failing cell ends it.
+
+    Raises LessonError.
+    """
+    try:
+        asyncio.run(_run_all(jobs, folder, say))
+    except* LessonError as group:
+        raise group.exceptions[0] from None
+
+
+async def _run_all(jobs: list[Job], folder: Path, say: Callable[[str], None]) -> None:
+    gate = asyncio.Semaphore(SIDE_BY_SIDE)
+    async with asyncio.TaskGroup() as tasks:
+        for job in jobs:
+            tasks.create_task(_run_one(job, folder, say, gate))
+
+
+async def _run_one(
+    job: Job, folder: Path, say: Callable[[str], None], gate: asyncio.Semaphore
+) -> None:
+    async with gate:
+        say(f"{job.name}: running")
+        began = time.monotonic()
+        job.done(await _execute(job, folder))
+        say(f"{job.name}: {time.monotonic() - began:.1f} s")
+
+
+async def _execute(job: Job, folder: Path) -> NotebookNode:
+    notebook = deepcopy(job.notebook)
+    client = NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=CELL_SECONDS,
+        record_timing=False,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    try:
+        await client.async_execute(env={**os.environ, **QUIET, **job.env})
+    except (CellExecutionError, CellTimeoutError) as error:
+        raise LessonError(_explain(job.name, notebook, error)) from None
+    except DeadKernelError:
+        raise LessonError(f"{job.name}: its kernel died (stopped, or out of memory).") from None
+    return cleaned(notebook)
+
+
+def _explain(name: str, notebook: NotebookNode, error: Exception) -> str:
+    """The cell by number and text, then what Python said."""
+    for number, cell in enumerate(code_cells(notebook), start=1):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                said = ANSI.sub("", "\n".join(output.traceback))
+                return f"{name}: code cell {number} failed.\n\n{cell.source}\n\n{said}"
+    return f"{name}: {error}"
+
+
+def cleaned(notebook: NotebookNode) -> NotebookNode:
+    """Drop what differs from run to run: times, widget state, stderr, the Python version."""
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    for cell in code_cells(notebook):
+        cell.metadata.pop("execution", None)
+        cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+    return notebook
+
+
+def with_key(notebook: NotebookNode, digest: str) -> NotebookNode:
+    notebook.metadata["avi"] = {"key": digest}
+    return notebook
+
+
+def stored_key(path: Path) -> str | None:
+    """The key a notebook was executed under; None where there is no such notebook."""
+    if not path.exists():
+        return None
+    return read_notebook(path).metadata.get("avi", {}).get("key")
+
+
+def stale(project: Project) -> list[Path]:
+    """The stored lessons whose recorded key is not their key."""
+    paths = project.notebooks()
+    return [path for path in paths if stored_key(path) != key(read_notebook(path), project)]
+
+
+def refresh(project: Project, say: Callable[[str], None] = print) -> list[Path]:
+    """Bring the twins in line, then re-execute into lessons/ what is out of date."""
+    for path in project.notebooks():
+        pair(path)
+    paths = stale(project)
+    run_jobs([_refresh_job(path, project) for path in paths], project.lessons, say)
+    return paths
+
+
+def _refresh_job(path: Path, project: Project) -> Job:
+    notebook = read_notebook(path)
+    digest = key(notebook, project)
+    return Job(path.stem, notebook, lambda done: write_notebook(with_key(done, digest), path))
+
+
+def pair(path: Path) -> None:
+    """Make a notebook and its twin say the same: of the two, the one written last wins."""
+    twin = path.with_suffix(".py")
+    if not path.exists() or (twin.exists() and twin.stat().st_mtime > path.stat().st_mtime):
+        _from_twin(path, twin)
+    notebook = read_notebook(path)
+    notebook.metadata["jupytext"] = {"formats": "ipynb,py:percent"}
+    text = jupytext.writes(notebook, fmt="py:percent")
+    if not twin.exists() or not same_cells(notebook, jupytext.read(twin)):
+        write_atomic(twin, text)
+
+
+def _from_twin(path: Path, twin: Path) -> None:
+    """Take cells from the twin; keep the outputs of cells whose text did not change."""
+    notebook = jupytext.read(twin)
+    if path.exists():
+        stored = read_notebook(path)
+        if same_cells(notebook, stored):
+            return
+        notebook = jupytext.combine.combine_inputs_with_outputs(notebook, stored, "py:percent")
+    write_notebook(notebook, path)
+
+
+def same_cells(one: NotebookNode, other: NotebookNode) -> bool:
+    """Whether two notebooks agree in kind, text and metadata of every cell."""
+    return [_content(cell) for cell in one.cells] == [_content(cell) for cell in other.cells]
+
+
+def _content(cell: NotebookNode) -> tuple[str, str, dict]:
+    metadata = {name: value for name, value in cell.metadata.items() if name != "execution"}
+    return cell.cell_type, cell.source.strip(), metadata
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--refresh", action="store_true", help="re-execute what is out of date")
+    if parser.parse_args(arguments).refresh:
+        names = [path.stem for path in refresh(Project())]
+        print("refreshed: " + ", ".join(names) if names else "every stored notebook is up to date")
+        return 0
+    names = [path.stem for path in stale(Project())]
+    print("out of date: " + ", ".join(names) if names else "every stored notebook is up to date")
+    return int(bool(names))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except LessonError as failure:
+        sys.exit(f"\n{failure}")
