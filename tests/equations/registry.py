@@ -4,6 +4,8 @@ Each page `book/NAME.md` has a module `tests/equations/NAME.py`. For every `:lab
 page it registers a function that verifies the equation by an independent route, or gives the
 reason why there is nothing to verify:
 
+    from .registry import definition, equation
+
     @equation("eq-elbo-kl")
     def evidence_splits_into_bound_and_kl():
         assert ...
