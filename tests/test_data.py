@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from avi import data
 from avi.data import digits
 
+
 def gen(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
