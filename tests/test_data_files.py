@@ -18,7 +18,7 @@ from avi.data import files, mnist, omniglot
 
 needs_files = pytest.mark.skipif(
     not os.environ.get("AVI_DATA"),
-    reason="AVI_DATA is not set: it names the folder that holds MNIST, binarized_mnist and omniglot",
+    reason="AVI_DATA is not set: it names the folder with MNIST, binarized_mnist and omniglot",
 )
 
 

@@ -95,8 +95,9 @@ def _download(raw: Path) -> None:
             for name in [name for name in RAW if not (raw / name).exists()]:
                 os.replace(Path(fetched) / name, raw / name)
     except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())  # torchvision gives one line for each mirror
         raise OSError(
-            f"MNIST could not be downloaded to {raw} ({error}). Check the network and that the "
+            f"MNIST could not be downloaded to {raw} ({reason}). Check the network and that the "
             "folder can be written to, or set AVI_DATA to a folder that holds MNIST/raw/*.gz."
         ) from error
 
