@@ -72,21 +72,21 @@ class TestBadFiles:
 
     def test_absent_folder(self, name, file, folder, monkeypatch):
         monkeypatch.setenv("AVI_DATA", str(folder / "nowhere"))
-        with pytest.raises(FileNotFoundError, match="nowhere/.* is missing. Set AVI_DATA"):
+        with pytest.raises(FileNotFoundError, match=r"nowhere/.* is missing. Set AVI_DATA"):
             data.load(name)
 
     @pytest.mark.parametrize("content", [b"", b"\x1f\x8b", gzip.compress(b"0 1\n"), b"0 1\n" * 99])
     def test_damaged(self, name, file, folder, content):
         (folder / file).parent.mkdir(parents=True)
         (folder / file).write_bytes(content)
-        with pytest.raises(ValueError, match="(damaged|cannot be unpacked)") as caught:
+        with pytest.raises(ValueError, match=r"(damaged|cannot be unpacked)") as caught:
             data.load(name)
         assert str(folder / file) in str(caught.value) and "Set AVI_DATA" in str(caught.value)
         assert (folder / file).read_bytes() == content  # left as it was
 
     def test_a_folder_in_its_place(self, name, file, folder):
         (folder / file).mkdir(parents=True)
-        with pytest.raises(OSError, match="cannot be read .* Set AVI_DATA"):
+        with pytest.raises(OSError, match=r"cannot be read .* Set AVI_DATA"):
             data.load(name)
 
 
@@ -161,7 +161,7 @@ class FakeDownload:
 def test_download_only_when_asked_and_only_what_is_absent(tiny_mnist, folder, monkeypatch):
     raw = folder / "MNIST" / "raw"
     shelf = {name: (raw / name).read_bytes() for name in mnist.RAW}
-    first, last = list(mnist.RAW)[0], list(mnist.RAW)[-1]
+    first, *_, last = mnist.RAW
     monkeypatch.setattr(files.torchvision().datasets, "MNIST", FakeDownload)
     (raw / last).unlink()
     with pytest.raises(FileNotFoundError, match="is missing"):
@@ -233,7 +233,7 @@ def test_amat_is_read_as_numpy_reads_it(tmp_path):
     "text", [b"", b"0 1", b"0 1\n0\n", b"0 2\n", b"0\t1\n", b"0 1 \n", b"0\n0 1\n0\n0\n", b"-1\n"]
 )
 def test_amat_refuses_any_other_text(text):
-    with pytest.raises(ValueError, match="not an .amat"):
+    with pytest.raises(ValueError, match=r"not an .amat"):
         mnist.parse_amat(text)
 
 
@@ -294,11 +294,11 @@ def test_omniglot_from_the_published_drawings(drawings, monkeypatch):
 
 
 def test_incomplete_drawings_are_refused(drawings, folder):
-    with pytest.raises(ValueError, match="omniglot is damaged.*images_evaluation"):
+    with pytest.raises(ValueError, match=r"omniglot is damaged.*images_evaluation"):
         data.load("omniglot")
     for path in folder.rglob("*.png"):
         path.unlink()
-    with pytest.raises(FileNotFoundError, match="holds no drawings. Set AVI_DATA"):
+    with pytest.raises(FileNotFoundError, match=r"holds no drawings. Set AVI_DATA"):
         data.load("omniglot")
 
 
