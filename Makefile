@@ -1,0 +1,51 @@
+# Everything a reader, runner or teacher does with this course. Needs Python 3.11+, make and git.
+#   make book TORCH_INDEX=https://download.pytorch.org/whl/cpu   takes a CPU build of torch
+#   make book PYTHON=python3.12                                  builds .venv with that Python
+
+VENV ?= .venv
+PY = $(VENV)/bin/python
+export VENV PYTHON TORCH_INDEX
+
+# Parallelism comes from processes: torch's spinning threads slow each other down on busy cores.
+book test test-slow notebooks expected: export OMP_NUM_THREADS = 1
+book test test-slow notebooks expected: export OMP_WAIT_POLICY = PASSIVE
+
+PYTEST = "$(PY)" -m pytest -n 2 --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help env book test test-slow lab notebooks expected lock clean distclean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+env:  ## create .venv from requirements.lock (the other targets do this themselves)
+	@sh book/_tools/env.sh
+
+book: env  ## run the lessons that changed and build the site into _build/html
+	@"$(PY)" book/_tools/build.py
+
+test: env  ## run all tests, the lessons and the book's build included
+	$(PYTEST) --nbval --nbval-current-env tests $(wildcard lessons)
+
+test-slow: env  ## run the slow checks: other thread counts and processors, MNIST
+	$(PYTEST) -m slow tests
+
+lab: env  ## open JupyterLab on the lessons
+	"$(PY)" -m jupyterlab lessons
+
+notebooks: env  ## run again the stored notebooks whose library or versions changed
+	@"$(PY)" book/_tools/execute.py --refresh
+
+expected: env  ## compute the lessons' expected values and tolerances anew (five seeds)
+	@"$(PY)" book/_tools/expected.py
+
+lock: env  ## choose new versions: requirements.lock and environment.yml from pyproject.toml
+	@"$(PY)" book/_tools/lock.py
+
+clean:  ## remove what was built and cached, but not .venv
+	rm -rf _build .pytest_cache .ruff_cache .coverage htmlcov lib/*.egg-info
+	find $(wildcard book lessons lib tests) \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+		-prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv too
+	rm -rf "$(VENV)"
