@@ -18,6 +18,7 @@ import json
 from base64 import b64decode
 from html import escape
 from pathlib import Path
+from typing import ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -29,7 +30,7 @@ from sphinx.util.docutils import SphinxDirective
 class GlueFigure(Figure, SphinxDirective):
     """A figure whose content is an output of another notebook."""
 
-    option_spec = {**Figure.option_spec, "doc": directives.unchanged_required}
+    option_spec: ClassVar = {**Figure.option_spec, "doc": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
         key, lesson = self.arguments[0], self.options.pop("doc", None)
@@ -76,8 +77,8 @@ def glued(notebook: dict) -> dict[str, dict[str, str]]:
         for output in cell.get("outputs", []):
             mark = output.get("metadata", {}).get("scrapbook")
             if mark:
-                data = output["data"].items()
-                found[mark["name"]] = {m.removeprefix(mark["mime_prefix"]): text(c) for m, c in data}
+                prefix, data = mark["mime_prefix"], output["data"]
+                found[mark["name"]] = {m.removeprefix(prefix): text(data[m]) for m in data}
     return found
 
 

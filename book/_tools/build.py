@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from nbformat import NotebookNode
-
 from execute import Job, LessonError, run_jobs, stored_key, with_key
 from keys import key
+from nbformat import NotebookNode
 from store import Project, code_cells, read_notebook, write_notebook
 from worked import units
 

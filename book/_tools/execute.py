@@ -20,11 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jupytext
+from keys import key
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
-
-from keys import key
 from store import Project, code_cells, read_notebook, write_atomic, write_notebook
 
 SIDE_BY_SIDE = 2

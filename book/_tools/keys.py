@@ -11,7 +11,6 @@ import hashlib
 from pathlib import Path
 
 from nbformat import NotebookNode
-
 from store import Project, code_cells
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
