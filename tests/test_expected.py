@@ -5,6 +5,7 @@ import json
 import matplotlib
 import pytest
 import torch
+
 from avi.expected import Expected, glue, use_threads
 
 STORED = {"digits": {"bound": {"value": -17.5, "tolerance": 0.02}}}

@@ -67,6 +67,7 @@ def keep(folder: Path, name: str, digest: str):
 
 def with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:
     """The lesson as it reads now, with the outputs of the run: prose is not part of the key."""
+    notebook.metadata["language_info"] = executed.metadata["language_info"]
     for cell, run in zip(code_cells(notebook), code_cells(executed), strict=True):
         cell.outputs, cell.execution_count = run.outputs, run.execution_count
     return notebook

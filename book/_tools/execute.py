@@ -83,6 +83,7 @@ async def _execute(job: Job, folder: Path) -> NotebookNode:
         kernel_name="python3",
         timeout=CELL_SECONDS,
         record_timing=False,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no advice about transports
         resources={"metadata": {"path": str(folder)}},
     )
     try:

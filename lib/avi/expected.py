@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 @dataclass(frozen=True)
 class Expected:
@@ -86,6 +84,8 @@ def use_threads() -> int:
     One, because torch's spinning threads make small operations many times slower when other
     lessons keep the cores busy.
     """
+    import torch
+
     threads = int(os.environ.get("AVI_THREADS", 1))
     torch.set_num_threads(threads)
     return threads
