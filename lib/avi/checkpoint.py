@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-FORMAT = "avi-training-1"
+FORMAT = "avi-training-2"
 
 
 class CheckpointError(RuntimeError):
@@ -23,7 +24,8 @@ def write(path: Path, tensors: dict[str, Tensor], meta: dict) -> None:
     """Write beside `path`, flush to the disk, then rename: a kill at any moment leaves the old
     file or the new one, never half of either."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = {"format": FORMAT, "meta": json.dumps(meta, sort_keys=True)}
+    words = json.dumps(meta, sort_keys=True)
+    text = {"format": FORMAT, "meta": words, "sha256": digest(tensors, words)}
     blob = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, text)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
@@ -52,8 +54,25 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict]:
             "delete it to start this run again, or name another file"
         ) from error
     if text.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is a safetensors file, but not a training checkpoint")
+        raise CheckpointError(
+            f"{path} is a safetensors file, but no training checkpoint of this version; "
+            "it was left untouched: name another file"
+        )
+    if text.get("sha256") != digest(tensors, text.get("meta", "")):
+        raise CheckpointError(
+            f"{path} is damaged (its checksum does not fit); it was left untouched: "
+            "delete it to start this run again, or name another file"
+        )
     return tensors, json.loads(text["meta"])
+
+
+def digest(tensors: dict[str, Tensor], text: str) -> str:
+    """SHA-256 over a text and every tensor's name, type, shape and bytes, in hexadecimal."""
+    total = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

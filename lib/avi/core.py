@@ -65,6 +65,10 @@ class Family(Protocol):
     n_params: int
     n_noise: int
 
+    def rows(self, n_samples: int) -> int:
+        """How many z a draw with n_samples rows of noise lists: decoder rows per example."""
+        ...
+
     def __call__(self, lam: Tensor, model: Model) -> Posterior: ...
 
 

@@ -238,9 +238,11 @@ def count_calls(model) -> Iterator[dict[str, int]]:
         del model.log_lik
 
 
-def measure_cost(model: Model, method: Refine, x: Tensor, n_samples: int) -> Cost:
+def measure_cost(
+    model: Model, method: Refine, x: Tensor, n_samples: int, objective: Objective = elbo()
+) -> Cost:
     """The decoder calls per example that inference with this method makes on x."""
     noise = method.noise(n_samples, x)
     with count_calls(model) as counts:
-        method(model, x, elbo(), noise)
+        method(model, x, objective, noise)
     return Cost(counts["forward"] // len(x), counts["backward"] // len(x))

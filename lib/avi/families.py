@@ -32,6 +32,9 @@ class DiagGaussian:
     def n_noise(self) -> int:
         return self.dim
 
+    def rows(self, n_samples: int) -> int:
+        return n_samples
+
     def __call__(self, lam: Tensor, model: Model) -> Gaussian:
         mu, rho = lam.chunk(2, -1)
         return Gaussian(model.prior.mean + mu, model.prior.log_var + rho)
@@ -47,6 +50,9 @@ class PointMass:
     @property
     def n_params(self) -> int:
         return self.dim
+
+    def rows(self, n_samples: int) -> int:
+        return n_samples
 
     def __call__(self, lam: Tensor, model: Model) -> Point:
         return Point(model.prior.mean + lam)
@@ -67,6 +73,9 @@ class Enumerated:
     @property
     def n_params(self) -> int:
         return self.n_sites * self.n_states
+
+    def rows(self, n_samples: int) -> int:
+        return self.n_states**self.n_sites
 
     def __call__(self, lam: Tensor, model: Model) -> Table:
         log_site = lam.unflatten(-1, (self.n_sites, self.n_states)).log_softmax(-1)  # [B, N, K]
@@ -92,6 +101,9 @@ class Mixture:
     @property
     def n_noise(self) -> int:
         return self.n_components * self.component.n_noise
+
+    def rows(self, n_samples: int) -> int:
+        return self.n_components * self.component.rows(n_samples)
 
     def __call__(self, lam: Tensor, model: Model) -> MixturePosterior:
         logits, rest = lam[:, : self.n_components], lam[:, self.n_components :]

@@ -149,8 +149,8 @@ class Refine(nn.Module):
         return Refine(self.init, self.family, self.step, n_steps, self.gradient, self.credit)
 
     def cost(self, n_samples: int) -> Cost:
-        """Decoder calls per example to infer lam_K (scoring it costs one more per sample)."""
-        calls = self.n_steps * n_samples
+        """Decoder calls per example to infer lam_K; scoring lam_K comes on top."""
+        calls = self.n_steps * self.family.rows(n_samples)
         return Cost(forward=calls, backward=calls)
 
 

@@ -35,7 +35,7 @@ class elbo:  # noqa: N801 - used like a function: elbo()(model, x, q, eps)
     Another beta weighs the rate, as in KL annealing, and is no bound when beta < 1.
     analytic_kl uses the closed-form KL, where q and the prior have one, instead of samples.
 
-    Raises ValueError for a point mass, which has no ELBO.
+    Raises ValueError for a point mass, which has no ELBO, and for analytic_kl where there is none.
     """
 
     beta: float = 1.0
@@ -43,7 +43,7 @@ class elbo:  # noqa: N801 - used like a function: elbo()(model, x, q, eps)
 
     def __call__(self, model: Model, x: Tensor, q: Posterior, eps: Tensor) -> Tensor:
         draw = q.draw(eps)
-        kl = q.kl(model.prior) if self.analytic_kl else rate(model, draw)
+        kl = _closed_form_kl(q, model) if self.analytic_kl else rate(model, draw)
         return -distortion(model, x, draw) - self.beta * kl
 
 
@@ -66,6 +66,12 @@ class log_joint:  # noqa: N801
     def __call__(self, model: Model, x: Tensor, q: Posterior, eps: Tensor) -> Tensor:
         draw = q.draw(eps)
         return expect(draw.log_w, model.log_lik(x, draw.z) + model.log_prior(draw.z))
+
+
+def _closed_form_kl(q: Posterior, model: Model) -> Tensor:
+    if not hasattr(q, "kl"):
+        raise ValueError(f"a {type(q).__name__} has no closed-form KL: use analytic_kl=False")
+    return q.kl(model.prior)
 
 
 def _density(draw: Draw) -> Tensor:

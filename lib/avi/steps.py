@@ -10,6 +10,7 @@ The steps here climb: each equals the torch.optim class of its name on the negat
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -169,13 +170,13 @@ class TorchOptimiser:
     def __call__(self, lam: Tensor, signal: Tensor, state: State) -> tuple[Tensor, State]:
         if signal.requires_grad:
             raise ValueError("TorchOptimiser works in Detached mode only: it cannot be unrolled")
-        (optimiser,) = state
+        optimiser = copy.deepcopy(state[0])  # a path can be continued twice from the same state
         held = optimiser.param_groups[0]["params"][0]
         with torch.no_grad():
             held.copy_(lam)
         held.grad = -signal  # torch.optim descends
         optimiser.step()
-        return held.detach().clone(), state
+        return held.detach().clone(), (optimiser,)
 
 
 def _root(square: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -76,8 +75,8 @@ def train_step(
     """Infer, credit, climb once; returns the goals it climbed, [B] each, detached.
 
     theta's parameters receive the gradient of Goals.theta alone, phi's that of Goals.phi alone.
-    Raises TrainingError when a goal is not finite, or when a parameter that should learn got no
-    gradient; the parameters are then as they were before the step.
+    Raises TrainingError when a goal or a gradient is not finite, or when a parameter that should
+    learn got no gradient; the parameters are then as they were before the step.
     """
     goals = method.credit(method(model, x, objective, noise))
     for name, goal in zip(Goals._fields, goals):
@@ -85,7 +84,7 @@ def train_step(
             raise TrainingError(f"the {name} goal is not finite: lower the step size or check x")
     optimiser.zero_grad(set_to_none=True)
     _backward(goals, trainable(model), trainable(method))
-    _check_gradients(model, method, goals)
+    _check_gradients(theta=model, phi=method)
     optimiser.step()
     return Goals(*(None if goal is None else goal.detach() for goal in goals))
 
@@ -103,12 +102,16 @@ def _descend(goal: Tensor, parameters: list[nn.Parameter], keep: bool = False) -
         (-goal.mean()).backward(inputs=parameters, retain_graph=keep)
 
 
-def _check_gradients(model: nn.Module, method: Refine, goals: Goals) -> None:
-    learners = {"theta": model} | ({} if goals.phi is None else {"phi": method})
+def _check_gradients(**learners: nn.Module) -> None:
     for letter, module in learners.items():
-        silent = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
-        if silent:
-            raise TrainingError(f"{letter} parameters without a gradient: {', '.join(silent)}")
+        grads = {n: p.grad for n, p in module.named_parameters() if p.requires_grad}
+        if silent := [n for n, grad in grads.items() if grad is None]:
+            raise TrainingError(
+                f"{letter} parameters without a gradient: {', '.join(silent)}; "
+                "choose a credit that teaches them, or freeze them with requires_grad_(False)"
+            )
+        if wild := [n for n, grad in grads.items() if not grad.isfinite().all()]:
+            raise TrainingError(f"{letter} gradients not finite: {', '.join(wild)}; lower the lr")
 
 
 def fit(
@@ -165,6 +168,7 @@ class _Run:
         self.step, self.steps_run = 0, 0
         self.order = torch.arange(len(x), device=x.device)
         self.history: list[Record] = []
+        self.fingerprint = self._fingerprint()
 
     @property
     def finished(self) -> bool:
@@ -184,28 +188,28 @@ class _Run:
         self.step += 1
         self.steps_run += 1
 
-    def fingerprint(self) -> str:
-        """What must be equal for two runs to be the same run: settings, sizes and the data."""
+    def _fingerprint(self) -> str:
+        """What two calls must share to be one run: settings, sizes, optimiser and the data."""
         names = [[n, *p.shape] for m in (self.model, self.method) for n, p in m.named_parameters()]
-        sums = [float(self.x.double().sum()), float(self.x.double().square().sum())]
-        facts = asdict(self.settings) | {"parameters": names, "x": [*self.x.shape, *sums]}
+        facts = asdict(self.settings) | {"parameters": names, "optimiser": repr(self.optimiser)}
         facts.pop("checkpoint_every")  # changes when a file is written, not what is in it
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        return ckpt.digest({"x": self.x}, json.dumps(facts))
 
     def save(self, path: Path) -> None:
         tensors = ckpt.pack_modules(model=self.model, method=self.method)
         tensors |= ckpt.pack_optimiser(self.optimiser)
         tensors["generator"], tensors["order"] = self.generator.get_state(), self.order
         tensors["history"] = torch.tensor(self.history, dtype=torch.float64)
-        ckpt.write(path, tensors, {"step": self.step, "run": self.fingerprint()})
+        ckpt.write(path, tensors, {"step": self.step, "run": self.fingerprint})
 
     def resume(self, path: Path) -> None:
         if not path.exists():
             return
         tensors, meta = ckpt.read(path)
-        if meta["run"] != self.fingerprint():
+        if meta["run"] != self.fingerprint:
             raise ckpt.CheckpointError(
-                f"{path} belongs to a run with other settings, sizes or data: name another file"
+                f"{path} belongs to a run with other settings, sizes, optimiser or data: "
+                "it was left untouched, name another file"
             )
         ckpt.unpack_modules(tensors, model=self.model, method=self.method)
         ckpt.unpack_optimiser(self.optimiser, tensors)
