@@ -58,6 +58,15 @@ def test_a_package_of_one_platform_alone_stays_out_of_the_lock():
     assert with_extra == {"torch", "sympy", "plot"}
 
 
+def test_the_lock_holds_public_versions_of_what_every_platform_needs(monkeypatch):
+    found = {
+        "torch": {"version": "2.13.0+cpu", "requires_dist": ["cuda; platform_system == 'Linux'"]},
+        "cuda": {"version": "13.0"},
+    }  # fmt: skip
+    monkeypatch.setitem(lock_tool["pins"].__globals__, "resolve", lambda requirements: found)
+    assert lock_tool["pins"](["torch"]) == ["torch==2.13.0"]
+
+
 def test_one_version_number_everywhere():
     cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.M)[1]
     assert avi.__version__ == PYPROJECT["project"]["version"] == cited
@@ -215,6 +224,13 @@ def test_a_failed_installation_says_why_and_the_next_call_recovers(machine, pip,
 
 
 def test_the_next_call_recovers_from_a_killed_installer(machine):
+    assert finish(machine.start(FAKE_PIP="kill -9 $PPID")) == (-9, "")
+    assert machine.succeeds() == INSTALLED
+
+
+def test_the_next_call_recovers_from_a_killed_update(machine):
+    machine.succeeds()
+    (machine.venv / "complete").write_text("what an older lock left")
     assert finish(machine.start(FAKE_PIP="kill -9 $PPID")) == (-9, "")
     assert machine.succeeds() == INSTALLED
 
