@@ -144,5 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. What was finished before is kept; run it again to go on.")
     except (LessonError, BuildError) as failure:
         sys.exit(f"\n{failure}")

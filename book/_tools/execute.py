@@ -12,9 +12,11 @@ import argparse
 import asyncio
 import os
 import re
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,12 +53,35 @@ class Job:
 def run_jobs(jobs: list[Job], folder: Path, say: Callable[[str], None] = print) -> None:
     """Execute all jobs with `folder` as working directory; the first failing cell ends it.
 
-    Raises LessonError.
+    Raises LessonError; on Ctrl-C KeyboardInterrupt, once the kernels are gone.
     """
     try:
-        asyncio.run(_run_all(jobs, folder, say))
+        _away_from_main_thread(lambda: _run_all(jobs, folder, say))
     except* LessonError as group:
         raise group.exceptions[0] from None
+
+
+def _away_from_main_thread(work: Callable[[], Coroutine]) -> None:
+    """There nbclient sets no signal handlers of its own, so Ctrl-C reaches us and cancels all."""
+    started: Future = Future()
+
+    async def watched() -> None:
+        loop = asyncio.get_running_loop()
+        started.set_result((loop, asyncio.current_task()))
+        try:
+            await work()
+        except asyncio.CancelledError:
+            loop.set_exception_handler(lambda *_: None)  # nbclient's watchers end with errors
+            raise
+
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(asyncio.run, watched())
+        try:
+            run.result()
+        except KeyboardInterrupt:
+            loop, task = started.result()
+            loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 async def _run_all(jobs: list[Job], folder: Path, say: Callable[[str], None]) -> None:
@@ -83,11 +108,12 @@ async def _execute(job: Job, folder: Path) -> NotebookNode:
         kernel_name="python3",
         timeout=CELL_SECONDS,
         record_timing=False,
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no advice about transports
         resources={"metadata": {"path": str(folder)}},
     )
     try:
-        await client.async_execute(env={**os.environ, **QUIET, **job.env})
+        # What the kernel process itself says is advice; errors of a cell come as messages.
+        env = {**os.environ, **QUIET, **job.env}
+        await client.async_execute(env=env, stderr=subprocess.DEVNULL)
     except (CellExecutionError, CellTimeoutError) as error:
         raise LessonError(_explain(job.name, notebook, error)) from None
     except DeadKernelError:
@@ -196,5 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. What was finished before is kept; run it again to go on.")
     except LessonError as failure:
         sys.exit(f"\n{failure}")
