@@ -209,7 +209,7 @@ NO_NETWORK = (
     [
         (NO_NETWORK, "check the network", INSTALLED[1:]),
         ("echo 'ERROR: No matching distribution found for torch==9'; exit 1",
-         "(torch==9): try another one with PYTHON=", INSTALLED[1:]),
+         "no torch==9 for Python 3.11 on this system", INSTALLED[1:]),
         ("echo 'OSError: [Errno 28] No space left on device' >&2; exit 1",
          "free some space", INSTALLED),
         ("kill -9 $$", "stopped before its end", INSTALLED),

@@ -131,9 +131,9 @@ explain() {
  same command again, it goes on from here (log: $LOG)."
     elif logged 'No matching distribution'; then
         rm -f "$PARTIAL"
-        fail "A pinned package does not exist for Python $(version "$VENV/bin/python") on this\
- system ($(sed -n 's/^ERROR: No matching distribution found for //p' "$LOG" | tail -n 1)): try\
- another one with PYTHON=python3.12 (log: $LOG)."
+        missing=$(sed -n 's/^ERROR: No matching distribution found for //p' "$LOG" | tail -n 1)
+        fail "pip finds no $missing for Python $(version "$VENV/bin/python") on this system: check\
+ that the package index can be reached, or try another Python with PYTHON=python3.12 (log: $LOG)."
     fi
     fail "The installation failed: read the end of $LOG, mend what it names and run the same\
  command again."
