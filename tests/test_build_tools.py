@@ -24,7 +24,7 @@ import expected as expected_tool  # noqa: E402
 import store  # noqa: E402
 from keys import key, meaning  # noqa: E402
 
-LESSON = '''# %% [markdown]
+LESSON = """# %% [markdown]
 # # A tiny lesson
 #
 # Some prose.
@@ -45,8 +45,12 @@ _ = axes.plot([1, 2, 3])
 glue("fig-line", figure)
 
 # %%
+import ipywidgets
+ipywidgets.IntSlider(3)
+
+# %%
 Expected("tiny", DATA).check("answer", 41 + SEED, unit="nat", claim="The answer is 41.")
-'''
+"""
 
 PAGE = """# A tiny chapter
 
@@ -203,7 +207,7 @@ def test_a_failing_cell_is_shown_with_its_error_and_the_stored_notebook_stays(pr
     with pytest.raises(execute.LessonError) as failure:
         execute.refresh(project, say=lambda line: None)
     message = str(failure.value)
-    assert "code cell 4" in message and "40 + SEED" in message and "answer is 40" in message
+    assert "code cell 5" in message and "40 + SEED" in message and "answer is 40" in message
     assert "\x1b" not in message
     assert lesson_file(project).read_text() == before
 
@@ -335,7 +339,9 @@ def test_the_build_runs_what_changed_and_renders_it(project, capsys):
     assert "The answer is 41.00 nat." in page
     assert 'alt="A line that rises from one to three."' in page and "tiny-fig-line.png" in page
     assert "The answer is 41." in (index.parent / "book" / "index.html").read_text()
-    assert 'alt="A rising line."' in (index.parent / "lessons" / "tiny.html").read_text()
+    lesson = (index.parent / "lessons" / "tiny.html").read_text()
+    assert 'alt="A rising line."' in lesson
+    assert "A live control: run the lesson" in lesson and "widget-view" not in lesson
     edit(lesson_file(project), "Some prose.", "Newer prose.")
     index = build_tool.build(project)
     assert capsys.readouterr().out == ""

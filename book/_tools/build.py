@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from execute import Job, LessonError, run_jobs, stored_key, with_key
+from execute import WIDGET, Job, LessonError, run_jobs, stored_key, with_key
 from keys import key
 from nbformat import NotebookNode
 from store import Project, code_cells, read_notebook, write_notebook
@@ -80,7 +80,7 @@ def stage(project: Project, lessons: dict[str, NotebookNode], source: Path) -> P
     shutil.copytree(project.book / "_static", source / "_static")
     shutil.copy(project.root / "_toc.yml", source)
     for name, notebook in lessons.items():
-        write_notebook(notebook, source / "lessons" / f"{name}.ipynb")
+        write_notebook(without_widgets(notebook), source / "lessons" / f"{name}.ipynb")
     config = yaml.safe_load((project.root / "_config.yml").read_text(encoding="utf-8"))
     values = expected_values(project)
     config["parse"]["myst_substitutions"] = {
@@ -90,6 +90,15 @@ def stage(project: Project, lessons: dict[str, NotebookNode], source: Path) -> P
     }
     (source / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     return source
+
+
+def without_widgets(notebook: NotebookNode) -> NotebookNode:
+    """A page has no kernel: where a live control would stand dead, say where it lives."""
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            if WIDGET in output.get("data", {}):
+                output.data = {"text/markdown": "*A live control: run the lesson to use it.*"}
+    return notebook
 
 
 def expected_values(project: Project) -> dict[str, Any]:

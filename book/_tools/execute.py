@@ -30,6 +30,7 @@ from store import Project, code_cells, read_notebook, write_atomic, write_notebo
 
 SIDE_BY_SIDE = 2
 CELL_SECONDS = 3600  # far above any lesson: it ends a hang, it does not measure
+WIDGET = "application/vnd.jupyter.widget-view+json"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 # No bar is drawn where nobody watches, and each kernel keeps to one thread.
@@ -138,6 +139,8 @@ def cleaned(notebook: NotebookNode) -> NotebookNode:
     for cell in code_cells(notebook):
         cell.metadata.pop("execution", None)
         cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+        for view in (out.data[WIDGET] for out in cell.outputs if WIDGET in out.get("data", {})):
+            view["model_id"] = "not-running"  # a new one in every run
     return notebook
 
 
