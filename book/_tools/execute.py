@@ -108,7 +108,6 @@ async def _execute(job: Job, folder: Path) -> NotebookNode:
         notebook,
         kernel_name="python3",
         timeout=CELL_SECONDS,
-        record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )
     try:
