@@ -65,8 +65,8 @@ class Family(Protocol):
     n_params: int
     n_noise: int
 
-    def rows(self, n_samples: int) -> int:
-        """How many z a draw with n_samples rows of noise lists: decoder rows per example."""
+    def cost(self, n_samples: int) -> Cost:
+        """Decoder calls per example of one draw (forward) and of its gradient in lam (backward)."""
         ...
 
     def __call__(self, lam: Tensor, model: Model) -> Posterior: ...

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avi.core import Draw, Family, Model, Posterior, uniform_log_weights
+from avi.core import Cost, Draw, Family, Model, Posterior, uniform_log_weights
 from avi.densities import Gaussian, Point, Table, all_states
 
 
@@ -32,8 +32,8 @@ class DiagGaussian:
     def n_noise(self) -> int:
         return self.dim
 
-    def rows(self, n_samples: int) -> int:
-        return n_samples
+    def cost(self, n_samples: int) -> Cost:
+        return Cost(n_samples, n_samples)
 
     def __call__(self, lam: Tensor, model: Model) -> Gaussian:
         mu, rho = lam.chunk(2, -1)
@@ -51,8 +51,8 @@ class PointMass:
     def n_params(self) -> int:
         return self.dim
 
-    def rows(self, n_samples: int) -> int:
-        return n_samples
+    def cost(self, n_samples: int) -> Cost:
+        return Cost(n_samples, n_samples)
 
     def __call__(self, lam: Tensor, model: Model) -> Point:
         return Point(model.prior.mean + lam)
@@ -74,8 +74,8 @@ class Enumerated:
     def n_params(self) -> int:
         return self.n_sites * self.n_states
 
-    def rows(self, n_samples: int) -> int:
-        return self.n_states**self.n_sites
+    def cost(self, n_samples: int) -> Cost:
+        return Cost(self.n_states**self.n_sites, 0)  # lam moves the weights, never a z
 
     def __call__(self, lam: Tensor, model: Model) -> Table:
         log_site = lam.unflatten(-1, (self.n_sites, self.n_states)).log_softmax(-1)  # [B, N, K]
@@ -102,8 +102,8 @@ class Mixture:
     def n_noise(self) -> int:
         return self.n_components * self.component.n_noise
 
-    def rows(self, n_samples: int) -> int:
-        return self.n_components * self.component.rows(n_samples)
+    def cost(self, n_samples: int) -> Cost:
+        return Cost(*(self.n_components * calls for calls in self.component.cost(n_samples)))
 
     def __call__(self, lam: Tensor, model: Model) -> MixturePosterior:
         logits, rest = lam[:, : self.n_components], lam[:, self.n_components :]

@@ -150,8 +150,7 @@ class Refine(nn.Module):
 
     def cost(self, n_samples: int) -> Cost:
         """Decoder calls per example to infer lam_K; scoring lam_K comes on top."""
-        calls = self.n_steps * self.family.rows(n_samples)
-        return Cost(forward=calls, backward=calls)
+        return Cost(*(self.n_steps * calls for calls in self.family.cost(n_samples)))
 
 
 def direct(encoder: nn.Module, family: Family) -> Refine:

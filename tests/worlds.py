@@ -1,0 +1,110 @@
+"""Tiny models, families, steps and methods in float64, shared by the tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from avi import models
+from avi.conformance import Support, grid, states
+from avi.families import DiagGaussian, Enumerated, Mixture, PointMass
+from avi.inference import Refine, direct, svi, vae_svi
+from avi.nets import mlp
+from avi.steps import SGD, AdaGrad, Adam, Clipped, Momentum, RMSProp, TorchOptimiser
+
+DIM, N_X, BATCH = 2, 4, 3
+N_SE = 5
+
+
+def gen(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=gen(seed), dtype=torch.float64)
+
+
+def linear_gaussian(dim: int = DIM, n_x: int = N_X, seed: int = 0) -> models.LinearGaussian:
+    """Factor analysis with random parameters."""
+    weight, bias = randn(n_x, dim, seed=seed), randn(n_x, seed=seed + 1)
+    return models.LinearGaussian(weight, bias, 0.3 * randn(n_x, seed=seed + 2))
+
+
+def deep(make, seed: int = 0) -> models.DeepLatentGaussian:
+    return make([DIM, 5, N_X], gen(seed)).double()
+
+
+def finite_mixture() -> models.FiniteMixture:
+    return models.FiniteMixture(randn(3), 1.5 * randn(3, 2, seed=1), 0.3 * randn(3, seed=2))
+
+
+def hmm() -> models.HMM:
+    return models.HMM(randn(2), randn(2, 2, seed=1), randn(2, 3, seed=2))
+
+
+def binary(n: int = BATCH, seed: int = 3) -> Tensor:
+    return (randn(n, N_X, seed=seed) > 0).double()
+
+
+# name -> (model, x, support); every x has distinct rows
+WORLDS = {
+    "linear_gaussian": lambda: (linear_gaussian(), randn(BATCH, N_X, seed=5), grid(DIM)),
+    "bernoulli": lambda: (deep(models.bernoulli_mlp), binary(), grid(DIM)),
+    "gaussian": lambda: (deep(models.gaussian_mlp), randn(BATCH, N_X, seed=6), grid(DIM)),
+    "multinomial": lambda: (deep(models.multinomial_mlp), 2 * binary(seed=4) + 1, grid(DIM)),
+    "finite_mixture": lambda: (finite_mixture(), randn(BATCH, 2, seed=7), states(1, 3)),
+    "hmm": lambda: (hmm(), torch.tensor([[0, 1, 2], [2, 2, 0], [1, 0, 0]]), states(3, 2)),
+}
+GAUSSIAN = {
+    "diag_gaussian": DiagGaussian(DIM),
+    "point_mass": PointMass(DIM),
+    "mixture": Mixture(DiagGaussian(DIM), 2),
+}
+FAMILIES = dict.fromkeys(["linear_gaussian", "bernoulli", "gaussian", "multinomial"], GAUSSIAN) | {
+    "finite_mixture": {
+        "enumerated": Enumerated(1, 3),
+        "mixture_enumerated": Mixture(Enumerated(1, 3), 2),
+    },
+    "hmm": {"enumerated": Enumerated(3, 2), "mixture_enumerated": Mixture(Enumerated(3, 2), 2)},
+}
+STEPS = {
+    "sgd": SGD(0.05),
+    "momentum": Momentum(0.05, 0.9),
+    "adagrad": AdaGrad(0.1),
+    "rmsprop": RMSProp(0.02),
+    "adam": Adam(0.05),
+    "clipped": Clipped(Momentum(0.05), 1.0),
+    "torch": TorchOptimiser(lambda p: torch.optim.NAdam(p, lr=0.05)),
+}
+
+
+class Float(nn.Module):
+    """A network that also takes integers."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.double())
+
+
+def encoder(x: Tensor, family, seed: int = 8) -> nn.Module:
+    return Float(mlp([x.shape[-1], 4, family.n_params], gen(seed))).double()
+
+
+# name -> function of (x, family) that makes the method
+METHODS = {"direct": lambda x, family: direct(encoder(x, family), family).double()}
+for _name, _step in STEPS.items():
+    METHODS[f"svi_{_name}"] = lambda x, family, step=_step: svi(family, step, 3).double()
+    METHODS[f"vae_svi_{_name}"] = lambda x, family, step=_step: vae_svi(
+        encoder(x, family), family, step, 3
+    ).double()
+
+
+def world(name: str) -> tuple[nn.Module, Tensor, Support]:
+    return WORLDS[name]()
+
+
+def method(name: str, x: Tensor, family) -> Refine:
+    return METHODS[name](x, family)
