@@ -158,7 +158,8 @@ def curves(ax: Axes, series: Mapping[str, Any], xlabel: str, ylabel: str) -> Non
         ax.plot(x, y, linestyle=dash, color=colour, label=label)
         if se is not None:
             ax.fill_between(x, y - _N_SE * se, y + _N_SE * se, color=colour, alpha=0.25, lw=0)
-    if all((line.get_xdata() % 1 == 0).all() for line in ax.lines):
+    whole = all((np.asarray(line.get_xdata()) % 1 == 0).all() for line in ax.lines)
+    if whole and ax.get_xscale() == "linear":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))  # steps and counts are whole
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend()
