@@ -102,15 +102,17 @@ def without_widgets(notebook: NotebookNode) -> NotebookNode:
 
 
 def expected_values(project: Project) -> dict[str, Any]:
-    """{lesson: {data set: {key: entry}}}, the values pages may quote."""
-    paths = sorted(project.expected.glob("*.json"))
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    """{lesson: {data set: {key: entry}}}, the values pages may quote, in reading order."""
+    paths = [project.expected / f"{lesson.stem}.json" for lesson in project.notebooks()]
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()
+    }
 
 
 def claims_table(values: dict[str, Any]) -> str:
     """A Markdown table of every stored claim, for book/claims.md."""
     rows = [
-        f"| {entry['claim']} | `{name}` | {entry['value']:.4g} | {entry['tolerance']:.2g} "
+        f"| {entry['claim'].replace('|', '&#124;')} | `{name}` | {entry['value']:.4g} | {entry['tolerance']:.2g} "
         f"| {entry['unit']} | {data} | [{lesson}](../lessons/{lesson}.ipynb) |"
         for lesson, sets in values.items()
         for data, entries in sets.items()
