@@ -4,6 +4,7 @@ env.sh runs here against a scripted `python3`, so nothing is installed and the r
 is not touched.
 """
 
+import importlib.metadata
 import re
 import runpy
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import avi
@@ -42,6 +44,12 @@ def test_every_line_of_the_lock_is_one_exact_public_version():
 def test_the_lock_keeps_every_declared_range(text):
     wanted = Requirement(text)
     assert wanted.specifier.contains(PINS[canonicalize_name(wanted.name)])
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_the_oldest_supported_python_takes_every_pin(name):
+    python = importlib.metadata.metadata(name)["Requires-Python"] or ""
+    assert SpecifierSet(python).contains(lock_tool["OLDEST"])
 
 
 def test_a_package_of_one_platform_alone_stays_out_of_the_lock():

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
-OLDEST = (3, 11)  # pins resolved on the oldest supported Python also install on newer ones
+OLDEST = "3.11.0"  # pins that the oldest supported Python takes install on newer ones too
 PLATFORMS = (
     {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
     {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "aarch64"},
@@ -37,8 +37,9 @@ def resolve(requirements: list[str]) -> dict[str, dict]:
     """Ask pip which versions go together; returns {canonical name: core metadata}."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
-        subprocess.run([*pip, "--ignore-installed", "--report", report, *requirements], check=True)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--report", report]
+        oldest = ["--target", folder, "--only-binary", ":all:", "--python-version", OLDEST]
+        subprocess.run([*pip, *oldest, "--ignore-installed", *requirements], check=True)
         found = json.loads(report.read_text())["install"]
     return {canonicalize_name(item["metadata"]["name"]): item["metadata"] for item in found}
 
@@ -73,10 +74,9 @@ def environment(lines: list[str]) -> str:
 
 
 def main() -> int:
-    if sys.version_info[:2] != OLDEST:
+    if not OLDEST.startswith("{}.{}.".format(*sys.version_info)):
         print("make lock: run it with Python 3.11, the oldest supported version, so that the "
-              "pins install on every newer one too (make distclean, then "
-              "make lock PYTHON=python3.11).", file=sys.stderr)
+              "pins install on newer ones too: make lock PYTHON=python3.11", file=sys.stderr)
         return 1
     try:
         lines = pins(declared(tomllib.loads((ROOT / "pyproject.toml").read_text())))
