@@ -9,6 +9,8 @@ export VENV PYTHON TORCH_INDEX
 # Parallelism comes from processes: torch's spinning threads slow each other down on busy cores.
 book test test-slow notebooks expected: export OMP_NUM_THREADS = 1
 book test test-slow notebooks expected: export OMP_WAIT_POLICY = PASSIVE
+# No progress bar where lessons run unwatched: its text differs from run to run.
+test test-slow: export TQDM_DISABLE = 1
 
 PYTEST = "$(PY)" -m pytest -n 2 --dist loadfile
 
