@@ -46,10 +46,10 @@ def test_the_lock_keeps_every_declared_range(text):
     assert wanted.specifier.contains(PINS[canonicalize_name(wanted.name)])
 
 
-@pytest.mark.parametrize("name", PINS)
-def test_the_oldest_supported_python_takes_every_pin(name):
-    python = importlib.metadata.metadata(name)["Requires-Python"] or ""
-    assert SpecifierSet(python).contains(lock_tool["OLDEST"])
+def test_the_oldest_supported_python_takes_every_pin():
+    asks = {name: importlib.metadata.metadata(name)["Requires-Python"] or "" for name in PINS}
+    oldest = lock_tool["OLDEST"]
+    assert [name for name in PINS if not SpecifierSet(asks[name]).contains(oldest)] == []
 
 
 def test_a_package_of_one_platform_alone_stays_out_of_the_lock():
