@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Generator, Tensor
 Function = Callable[..., Any]
 Inputs = tuple[Any, ...]
 SIZES = ((3, 4, 2), (5, 3, 7), (2, 1, 3))  # S, B, D; unequal, so that no wrong axis fits by chance
+WIDTH = 79  # characters in a line of feedback, so that none needs scrolling
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ class Exercise:
             return True
         level = min(self.failures, len(self.hints) - 1)
         self.failures += 1
-        print(f"{self.name}: not yet. {fault}")
-        print(f"Hint {level + 1} of {len(self.hints)}: {self.hints[level]}")
+        print(fill(f"{self.name}: not yet. {fault}", WIDTH))
+        print(fill(f"Hint {level + 1} of {len(self.hints)}: {self.hints[level]}", WIDTH))
         return False
 
     def _fault(self, cases: list[Inputs], got: list[Any], wanted: list[Inputs]) -> str | None:
@@ -87,13 +89,18 @@ class Exercise:
             return f"{len(result)} result(s) came back, expected ({', '.join(self.returns)})."
         for part, right, name in zip(result, want, self.returns):
             if not isinstance(part, Tensor):
-                return f"Of type {type(part).__name__} is {name}: return a torch tensor."
+                return f"{name} came back as a {type(part).__name__}: return a torch tensor."
             if part.shape != right.shape:
                 return _shape_fault(part, right, name)
         return None
 
     def _slip(self, cases: list[Inputs], results: list[Inputs]) -> str | None:
-        """The first listed mistake that explains the results on every input."""
+        """The first listed mistake that explains the results on every input.
+
+        Infinity and NaN count as explained, but not alone: they come of too many slips.
+        """
+        if not any(part.isfinite().any() for result in results for part in result):
+            return None
         for mistake in self.mistakes:
             wrong = [_results(mistake.result(*_copy(case))) for case in cases]
             if all(self._equal(result, other) for result, other in zip(results, wrong)):
