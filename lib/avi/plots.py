@@ -301,8 +301,8 @@ def thermometer(ax: Axes, rows: Sequence[Thermometer]) -> None:
     if not rows:
         raise ValueError("a thermometer needs at least one row")
     for y, row in enumerate(rows):
-        _array([row.log_p, row.best, row.last], row.label)
         for segment in row.segments:
+            _array(segment[1:], row.label)
             at_least = row.weak and segment.kind == "approximation"
             _draw_segment(ax, y, segment, "\u2265 " if at_least else "")
     ax.axvline(0, color=COLOURS["evidence"], linewidth=1.5, zorder=1)
