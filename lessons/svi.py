@@ -374,7 +374,6 @@ expected.check("gap_100", gaps[100].remaining.mean(), claim=claim.format(100))
 expected.check("gap_family", gaps[20].approximation.mean(), claim="Approximation gap, Gaussian.")
 expected.check("log_p", evidence.log_p.mean(), claim="Importance-sampled log p, held-out mean.")
 expected.check("ess", 100 * evidence.ess.mean(), "%", "Mean effective share of 5,000 draws.")
-expected.check("weak", 100 * evidence.weak.double().mean(), "%", "Images with a weak evidence.")
 
 # %% tags=["nbval-ignore-output"]
 figure, axes = plt.subplots()
