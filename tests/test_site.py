@@ -44,6 +44,10 @@ LOOK = """() => {
     if (alt.trim().length < 5 || /[.](png|svg|jpe?g)$/.test(alt))
       faults.push("no words for image " + image.src);
   }
+  if (window.innerWidth > 1000)
+    for (const formula of document.querySelectorAll("mjx-container[display=true]"))
+      if (formula.scrollWidth > formula.clientWidth + 4)
+        faults.push("formula wider than its column: " + formula.closest("div.math")?.id);
   const width = document.documentElement.scrollWidth;
   if (width > window.innerWidth + 1) faults.push(`${width} px wide on ${window.innerWidth}`);
   return faults;
