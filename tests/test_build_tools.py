@@ -39,7 +39,7 @@ import matplotlib.pyplot as plt
 from avi.expected import Expected, glue
 print("noise", file=sys.stderr)
 
-# %% mystnb={"image": {"alt": "A rising line."}}
+# %%
 figure, axes = plt.subplots(figsize=(2, 1))
 _ = axes.plot([1, 2, 3])
 glue("fig-line", figure)
@@ -340,7 +340,7 @@ def test_the_build_runs_what_changed_and_renders_it(project, capsys):
     assert 'alt="A line that rises from one to three."' in page and "tiny-fig-line.png" in page
     assert "The answer is 41." in (index.parent / "book" / "index.html").read_text()
     lesson = (index.parent / "lessons" / "tiny.html").read_text()
-    assert 'alt="A rising line."' in lesson
+    assert 'alt="A line that rises from one to three."' in lesson
     assert "A live control: run the lesson" in lesson and "widget-view" not in lesson
     edit(lesson_file(project), "Some prose.", "Newer prose.")
     index = build_tool.build(project)

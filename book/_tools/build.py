@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from keys import key
 from nbformat import NotebookNode
 from store import Project, code_cells, read_notebook, write_notebook
 from worked import units
+
+FIGURE = re.compile(r"\{glue:figure\} (?P<key>\S+)\n(?::\w+:.*\n)*?:alt: (?P<alt>.+)\n")
 
 
 class BuildError(Exception):
@@ -79,8 +82,10 @@ def stage(project: Project, lessons: dict[str, NotebookNode], source: Path) -> P
     shutil.copytree(project.book, source / "book", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(project.book / "_static", source / "_static")
     shutil.copy(project.root / "_toc.yml", source)
+    words = alt_texts(project.book)
     for name, notebook in lessons.items():
-        write_notebook(without_widgets(notebook), source / "lessons" / f"{name}.ipynb")
+        page = with_alt_texts(without_widgets(notebook), words)
+        write_notebook(page, source / "lessons" / f"{name}.ipynb")
     config = yaml.safe_load((project.root / "_config.yml").read_text(encoding="utf-8"))
     values = expected_values(project)
     config["parse"]["myst_substitutions"] = {
@@ -101,6 +106,23 @@ def without_widgets(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+def alt_texts(book: Path) -> dict[str, str]:
+    """{figure's key: its alt text}, as the chapters give them."""
+    found = (FIGURE.finditer(page.read_text(encoding="utf-8")) for page in book.glob("*.md"))
+    return {match["key"]: match["alt"] for matches in found for match in matches}
+
+
+def with_alt_texts(notebook: NotebookNode, words: dict[str, str]) -> NotebookNode:
+    """A figure is described once, in its chapter; its lesson shows it with the same words."""
+    for cell in code_cells(notebook):
+        marks = [out.get("metadata", {}).get("scrapbook", {}) for out in cell.outputs]
+        alt = next((words[mark["name"]] for mark in marks if mark.get("name") in words), None)
+        image = cell.metadata.setdefault("mystnb", {}).setdefault("image", {})
+        if alt:
+            image.setdefault("alt", alt)
+    return notebook
+
+
 def expected_values(project: Project) -> dict[str, Any]:
     """{lesson: {data set: {key: entry}}}, the values pages may quote, in reading order."""
     paths = [project.expected / f"{lesson.stem}.json" for lesson in project.notebooks()]
@@ -112,7 +134,8 @@ def expected_values(project: Project) -> dict[str, Any]:
 def claims_table(values: dict[str, Any]) -> str:
     """A Markdown table of every stored claim, for book/claims.md."""
     rows = [
-        f"| {entry['claim'].replace('|', '&#124;')} | `{name}` | {entry['value']:.4g} | {entry['tolerance']:.2g} "
+        f"| {entry['claim'].replace('|', '&#124;')} | `{name}` "
+        f"| {entry['value']:.4g} | {entry['tolerance']:.2g} "
         f"| {entry['unit']} | {data} | [{lesson}](../lessons/{lesson}.ipynb) |"
         for lesson, sets in values.items()
         for data, entries in sets.items()
