@@ -168,11 +168,11 @@ expected.check("ratio_1", ratio[0].log10(), "log10", claim.format(1))
 expected.check("ratio_32", ratio[-1].log10(), "log10", claim.format(32))
 
 # %% tags=["nbval-ignore-output"]
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+figure, (left, right) = plt.subplots(1, 2, sharey=True)
 for name, look in (("score", "o-"), ("reparameterised", "s-")):
     left.loglog(dims, by_dim[name], look, color=plots.COLOURS[name], label=name)
     right.loglog(counts, by_count[name], look, color=plots.COLOURS[name])
-left.set(xlabel="latent coordinates $D$, $S = 1$", ylabel="variance of one entry")
+left.set(xlabel="coordinates $D$, $S = 1$", ylabel="variance of one entry")
 right.set(xlabel="draws $S$, $D = 8$")
 left.legend()
 glue("fig-variance", figure)
@@ -204,21 +204,21 @@ torch.testing.assert_close(gaussian_kl(q.mean, q.log_var), q.kl(model.prior))
 forms = {"sampled KL": objectives.elbo(), "closed-form KL": objectives.elbo(analytic_kl=True)}
 forms["path only"], look = path_only, dict(zip([*forms, "path only"], ("-", "--", "-.")))
 line = LinearGaussian(torch.ones(1, 1), torch.zeros(1), torch.tensor(0.25).log(), fixed=True)
-n, shares, precision = 20_000, torch.linspace(0, 1, 9), line.precision().item()
+n, shares, precision = 20_000, torch.linspace(0, 1, 25), line.precision().item()
 seen, eps = torch.full((n, 1), 1.5), torch.randn(1, n, 1, generator=generator)
 points = shares[:, None] * line.exact_encoder()(seen[:1])  # lam, from the prior to the posterior
 figure, axes = plt.subplots()
 for name, form in forms.items():
     problem = Problem(line, seen, DiagGaussian(1), form)
     draws = torch.stack([steps.gradient(problem, lam.expand(n, 2), eps) for lam in points])
-    squares = (draws - draws.mean(1, keepdim=True)).square().sum(-1)  # [9, n]
+    squares = (draws - draws.mean(1, keepdim=True)).square().sum(-1)  # [25, n]
     (mu, rho), closed = points.T, name == "closed-form KL"
     c = precision * (points[-1, 0] - mu) + mu * closed
     k = precision - (1 if closed else (-rho).exp() * (name == "path only"))
     exact = rho.exp() * (k**2 + c**2 / 4 + k**2 * rho.exp() / 2)
     assert ((squares.mean(1) - exact).abs() <= 5 * squares.std(1) / n**0.5 + 1e-9).all()
     axes.plot(shares, exact, look[name], label=name)
-    axes.plot(shares, squares.mean(1), "ko", markersize=4)
+    axes.plot(shares[::3], squares.mean(1)[::3], "ko", markersize=5)
 axes.legend()
 axes.set_ylabel("variance of the gradient")
 axes.set(xlabel="share of the way from prior to posterior", yscale="symlog", ylim=(-0.05, 60))
@@ -338,9 +338,9 @@ test = dataset.evaluation("test", generator)[:100]
 q = method(model, test, bound, method.noise(1, test, generator)).q(-1)
 samples = model.predict(model.prior.ancestral(24, generator).z).detach()
 pairs = torch.stack([test[:12], model.predict(q.mean[:12]).detach()], 1).flatten(0, 1)
-figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), width_ratios=(1.3, 1, 1))
-plots.curves(axes[0], {"elbo": [r.theta for r in run.history]}, "training step", "ELBO, nats")
-_ = [plots.image_grid(ax, images, 6) for ax, images in zip(axes[1:], (samples, pairs))]
+figure, axes = plt.subplot_mosaic("aa;bc", figsize=(7, 6))
+plots.curves(axes["a"], {"elbo": [r.theta for r in run.history]}, "training step", "ELBO, nats")
+_ = [plots.image_grid(axes[k], grid, 6) for k, grid in (("b", samples), ("c", pairs))]
 glue("fig-training", figure)
 
 # %% [markdown]
