@@ -95,8 +95,9 @@ def test_a_right_solution_passes_with_one_line(name, capsys):
     assert capsys.readouterr().out == f"{name}: right, on 3 random inputs.\n"
 
 
-def test_a_solution_may_write_into_its_arguments():
+def test_a_solution_may_write_into_its_arguments(capsys):
     assert check.sgd_step(lambda lam, g, lr: lam.add_(g.mul_(lr)))
+    assert "descends" in feedback("sgd_step", lambda lam, g, lr: lam.sub_(g.mul_(lr)), capsys)
 
 
 def test_a_solution_may_compute_in_single_precision():

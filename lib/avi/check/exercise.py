@@ -95,12 +95,7 @@ class Exercise:
         return None
 
     def _slip(self, cases: list[Inputs], results: list[Inputs]) -> str | None:
-        """The first listed mistake that explains the results on every input.
-
-        Infinity and NaN count as explained, but not alone: they come of too many slips.
-        """
-        if not any(part.isfinite().any() for result in results for part in result):
-            return None
+        """The first listed mistake that explains the results on every input."""
         for mistake in self.mistakes:
             wrong = [_results(mistake.result(*_copy(case))) for case in cases]
             if all(self._equal(result, other) for result, other in zip(results, wrong)):
