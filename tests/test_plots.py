@@ -214,12 +214,12 @@ def test_an_optimum_is_one_star(ax):
 def test_curves_take_values_or_x_too_or_a_standard_error(ax):
     y = torch.tensor([1.0, 2.0, 4.0])
     x, se = np.array([0.5, 1.0, 2.5]), [0.1, 0.2, 0.3]
-    plots.curves(ax, {"ELBO": y, "b": (x, y), "c": (x, y, se)}, "step", "nats")
+    plots.curves(ax, {"Evidence": y, "b": (x, y), "c": (x, y, se)}, "step", "nats")
     draw(ax)
     assert_allclose([line.get_xdata() for line in ax.lines], [[0, 1, 2], x, x])
     assert all(np.array_equal(line.get_ydata(), y) for line in ax.lines)
-    assert ax.lines[0].get_color() == plots.COLOURS["elbo"]
-    assert legend(ax) == ["ELBO", "b", "c"]
+    assert ax.lines[0].get_color() == plots.COLOURS["evidence"]
+    assert legend(ax) == ["Evidence", "b", "c"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "nats")
 
 
