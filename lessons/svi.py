@@ -308,7 +308,7 @@ glue("fig-landscape", figure)
 # Move the sliders: which step size diverges, and what does momentum do near the optimum?
 # The page of the chapter has the same figure drawn, with a choice of starts.
 
-# %% tags=["nbval-ignore-output", "remove-output"]
+# %% tags=["nbval-ignore-output"]
 from ipywidgets import interact
 
 
