@@ -27,7 +27,7 @@ book: env  ## run the lessons that changed and build the site into _build/html
 	@"$(PY)" book/_tools/build.py
 
 test: env  ## run all tests, the lessons and the book's build included
-	$(PYTEST) --nbval --nbval-current-env tests $(wildcard lessons)
+	$(PYTEST) --nbval --nbval-current-env --nbval-cell-timeout 300 tests $(wildcard lessons)
 
 test-slow: env  ## run the slow checks: other thread counts and processors, MNIST
 	$(PYTEST) -m slow tests

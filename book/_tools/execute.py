@@ -29,7 +29,7 @@ from nbformat import NotebookNode
 from store import Project, code_cells, read_notebook, write_atomic, write_notebook
 
 SIDE_BY_SIDE = 2
-CELL_SECONDS = 3600  # far above any lesson: it ends a hang, it does not measure
+CELL_SECONDS = 900  # a whole lesson on MNIST may take this long; more is a hang
 WIDGET = "application/vnd.jupyter.widget-view+json"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -228,6 +228,6 @@ def _check_data(x: Tensor) -> None:
 
 
 def _bar(steps: range, run: _Run, progress: bool) -> Iterable[int]:
-    return tqdm(
-        steps, initial=run.step, total=run.total, desc="training", unit="step", disable=not progress
-    )
+    if not progress:
+        return steps
+    return tqdm(steps, initial=run.step, total=run.total, desc="training", unit="step")
