@@ -4,7 +4,7 @@ import pytest
 import torch
 from worlds import BATCH, DIM, N_X, linear_gaussian, randn
 
-from avi.core import Draw, Path, Problem, expect, uniform_log_weights
+from avi.core import Path, Problem, expect, uniform_log_weights
 from avi.families import DiagGaussian
 from avi.objectives import elbo
 
@@ -59,8 +59,3 @@ def test_path_values_use_the_noise_of_their_own_iterate():
     for k in (0, 1, 2, -1):
         assert torch.equal(path.value(k), this(path.lam[k], noise[k]))
         assert torch.equal(path.q(k).mean, this.q(path.lam[k]).mean)
-
-
-def test_draw_unpacks_in_its_order():
-    z, log_q, log_w = Draw(torch.zeros(1), torch.ones(1), torch.full((1,), 2.0))
-    assert (z.item(), log_q.item(), log_w.item()) == (0, 1, 2)

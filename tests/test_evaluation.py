@@ -21,7 +21,7 @@ from worlds import (
 )
 
 from avi.core import Cost, Draw, Problem
-from avi.densities import Gaussian, Point
+from avi.densities import Gaussian
 from avi.evaluation import (
     Estimate,
     Evidence,
@@ -340,7 +340,3 @@ def test_measured_cost_by_hand():
     assert measure_cost(model, direct(encoder(x, family), family), x, 5) == Cost(0, 0)
     assert measure_cost(model, method("svi_adam", x, family), x, 5) == Cost(30, 30)
     assert measure_cost(model, method("svi_adam", x, FAMILY), x, 5, iwae()) == Cost(15, 15)
-
-
-def test_point_has_no_evidence():
-    assert not hasattr(Point(torch.zeros(1, 1)), "ancestral")

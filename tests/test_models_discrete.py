@@ -97,7 +97,7 @@ def test_long_sequences_do_not_underflow():
 
 
 def test_hmm_samples_have_their_probabilities():
-    model, n = hmm(), 20_000
+    model, n = HMM(randn(2), torch.tensor([[2.0, -2.0], [1.0, -1.0]]), randn(2, 3, seed=2)), 20_000
     x = model.sample(n, 2, gen())
     assert x.shape == (n, 2) and torch.equal(x, model.sample(n, 2, gen()))
     for a, b in product(range(3), repeat=2):

@@ -69,10 +69,12 @@ def test_an_untouched_coordinate_stays_finite():
 
 
 @pytest.mark.parametrize("name", [name for name in PAIRS if name != "wrapped"])
-def test_step_is_pure_and_differentiable(name):
+@pytest.mark.parametrize("size", [0.0, 1.0])
+def test_step_is_pure_and_differentiable(name, size):
     """lam, signal and state are left as they were; the derivative is finite even at zero."""
     step, _ = PAIRS[name]
-    lam, signal = randn(BATCH, P).requires_grad_(), torch.zeros(BATCH, P).double().requires_grad_()
+    lam = randn(BATCH, P).requires_grad_()
+    signal = (size * randn(BATCH, P, seed=1)).requires_grad_()
     state = step.start(lam)
     before = [t.clone() for t in (lam, signal, *state)]
     moved, _ = step(lam, signal, state)
