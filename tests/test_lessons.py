@@ -41,10 +41,13 @@ def lesson_faults(notebook):
     """Where a lesson breaks the limits."""
     sizes = [len(cell.source.strip().splitlines()) for cell in code_cells(notebook)]
     head = code_cells(notebook)[0].source if sizes else ""
+    lines = [line for cell in code_cells(notebook) for line in cell.source.splitlines()]
+    widest = max(map(len, lines), default=0)
     found = {
         f"{len(sizes)} code cells, not 8 to 20": not 8 <= len(sizes) <= 20,
         f"median of {statistics.median(sizes or [0])} lines, above 8": statistics.median(sizes) > 8,
         f"a cell of {max(sizes)} lines, above 25": max(sizes) > 25,
+        f"a code line of {widest} characters, above 80": widest > 80,  # the page's column holds 80
         "no line DATA = ... in the first cell": 'DATA = "digits"' not in head.splitlines()[0],
         "no line SEED = 0 in the first cell": "SEED = 0" not in head.splitlines(),
         "no frozen settings in the first cell": "@dataclass(frozen=True)" not in head,
@@ -257,6 +260,7 @@ def test_a_sound_lesson_and_a_sound_page_have_no_fault():
         (lambda cells: cells.extend(cells[1:] * 2), "code cells"),
         (lambda cells: [c.update(source="x\n" * 9) for c in cells[1:]], "median"),
         (lambda cells: cells[3].update(source="x\n" * 26), "a cell of 26 lines"),
+        (lambda cells: cells[3].update(source="x = " + "1" * 77), "a code line of 81 characters"),
         (lambda cells: cells[0].update(source=cells[0].source.replace("SEED", "SEEDS")), "SEED"),
         (lambda cells: cells[0].update(source=cells[0].source.replace("True", "0")), "frozen"),
     ],
