@@ -1,10 +1,12 @@
 """Training: who learns from what, what stops it, and that a seed fixes every bit."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 from worlds import BATCH, DIM, N_X, binary, deep, encoder, gen, linear_gaussian, randn
 
 from avi.core import Goals
@@ -300,7 +302,9 @@ def test_training_raises_the_bound():
     assert after.mean() > best.mean() - 0.5 - 5 * se
 
 
-def test_progress_is_shown_when_asked(capfd):
+def test_progress_is_shown_when_asked(capfd, monkeypatch):
+    # the test run itself may have silenced every bar (TQDM_DISABLE), which this test must not see
+    monkeypatch.setattr("avi.training.tqdm", partial(tqdm, disable=False))
     fit(deep(bernoulli_mlp), learner(), DATA, TrainSettings(epochs=1, batch_size=11))
     assert "training" in capfd.readouterr().err
     fit(deep(bernoulli_mlp), learner(), DATA, TrainSettings(epochs=1), progress=False)
