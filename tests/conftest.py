@@ -1,5 +1,49 @@
-"""One torch thread per test process: parallelism comes from pytest-xdist's processes."""
+"""One torch thread per test process, since parallelism comes from processes; and the browser."""
 
+import os
+import shutil
+from pathlib import Path
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; without one the test is skipped, or fails under REQUIRE_BROWSER=1."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        say = "No Chromium found: install it to test the site (Debian: apt-get install chromium)."
+        (pytest.fail if os.environ.get("REQUIRE_BROWSER") == "1" else pytest.skip)(say)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=SWITCHES)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def interactive(browser):
+    """name -> book/_static/interactive/NAME.html in a bare page as wide as a telephone.
+
+    `page.errors` gathers script errors and requests: an interactive figure makes neither.
+    """
+
+    def open_figure(name):
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.errors = []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.on("request", lambda request: page.errors.append(f"request: {request.url}"))
+        figure = (ROOT / f"book/_static/interactive/{name}.html").read_text(encoding="utf-8")
+        head = f'<!doctype html><meta charset="utf-8"><title>{name}</title>'
+        page.set_content(head + figure)
+        return page
+
+    return open_figure

@@ -1,10 +1,7 @@
 """The interactive figure of the chapter elbo shows what the library computes."""
 
 import math
-import os
 import re
-import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +15,6 @@ from avi.densities import Gaussian
 from avi.families import DiagGaussian
 from avi.objectives import distortion, log_ratio, rate
 
-SNIPPET = Path(__file__).parents[1] / "book/_static/interactive/elbo.html"
 CLOSE = 6e-4  # three decimals are shown
 NUMBER = r"(\u2212?\d+\.\d+)"
 READING = re.compile(
@@ -57,24 +53,8 @@ def library(mean: float, sd: float) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def page():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        message = "no chromium: install it with `apt-get install chromium`"
-        if os.environ.get("REQUIRE_BROWSER") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 390, "height": 800})
-        page.errors = []
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.on("request", lambda request: page.errors.append(f"request: {request.url}"))
-        head = '<!doctype html><meta charset="utf-8"><title>elbo</title>'
-        page.set_content(head + SNIPPET.read_text(encoding="utf-8"))
-        yield page
-        browser.close()
+def page(interactive):
+    return interactive("elbo")
 
 
 def shown(page) -> dict[str, float]:

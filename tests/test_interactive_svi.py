@@ -1,9 +1,6 @@
 """The interactive figure of the chapter svi takes the steps of the library, with its numbers."""
 
-import os
 import re
-import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +12,6 @@ from avi.families import DiagGaussian
 from avi.inference import svi
 from avi.steps import Momentum
 
-SNIPPET = Path(__file__).parents[1] / "book/_static/interactive/svi.html"
 CLOSE = 6e-4  # three decimals are shown
 NUMBER = r"(\u2212?\d+\.\d+)"
 READING = re.compile(
@@ -50,24 +46,8 @@ BEST = -minimize(lambda lam: -bound(lam), (0.0, 0.0), tol=1e-12).fun
 
 
 @pytest.fixture(scope="module")
-def page():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        message = "no chromium: install it with `apt-get install chromium`"
-        if os.environ.get("REQUIRE_BROWSER") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 390, "height": 800})
-        page.errors = []
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.on("request", lambda request: page.errors.append(f"request: {request.url}"))
-        head = '<!doctype html><meta charset="utf-8"><title>svi</title>'
-        page.set_content(head + SNIPPET.read_text(encoding="utf-8"))
-        yield page
-        browser.close()
+def page(interactive):
+    return interactive("svi")
 
 
 def choose(page, n_steps, lr, gamma, start) -> str:

@@ -4,9 +4,7 @@ The book is built once, from the notebooks stored in lessons/. All site tests st
 so that `--dist loadfile` gives them to one process and the book is built by one.
 """
 
-import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -18,8 +16,6 @@ sys.path.insert(0, str(ROOT / "book" / "_tools"))
 import build as build_tool  # noqa: E402
 from store import Project  # noqa: E402
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 PAGES = [*Project().pages(), "search", "genindex"]
 WIDE, NARROW = 1280, 390
 
@@ -85,21 +81,6 @@ CONTRAST = """() => {
 def site(tmp_path_factory):
     """The folder of the built site."""
     return build_tool.build(Project(), stored=True, to=tmp_path_factory.mktemp("site")).parent
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium; without one the test is skipped, or fails under REQUIRE_BROWSER=1."""
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        say = "No Chromium found: install it to test the site (Debian: apt-get install chromium)."
-        (pytest.fail if os.environ.get("REQUIRE_BROWSER") == "1" else pytest.skip)(say)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=SWITCHES)
-        yield chromium
-        chromium.close()
 
 
 def visit(browser, path, width=WIDE, scheme="light"):
