@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from execute import WIDGET, Job, LessonError, run_jobs, stored_key, with_key
+from execute import WIDGET, Job, run_command, run_jobs, stored_key, with_key
 from keys import key
 from nbformat import NotebookNode
 from store import Project, code_cells, read_notebook, write_notebook
@@ -176,9 +176,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("\nStopped. What was finished before is kept; run it again to go on.")
-    except (LessonError, BuildError) as failure:
-        sys.exit(f"\n{failure}")
+    run_command(main, BuildError)

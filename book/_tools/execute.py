@@ -221,10 +221,15 @@ def main(arguments: list[str] | None = None) -> int:
     return int(bool(names))
 
 
-if __name__ == "__main__":
+def run_command(main: Callable[[], int], *failures: type[Exception]) -> None:
+    """Run a command and leave; a failure it expects ends it with its message alone."""
     try:
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit("\nStopped. What was finished before is kept; run it again to go on.")
-    except LessonError as failure:
+    except (LessonError, *failures) as failure:
         sys.exit(f"\n{failure}")
+
+
+if __name__ == "__main__":
+    run_command(main)

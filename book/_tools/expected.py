@@ -20,7 +20,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from execute import Job, LessonError, run_jobs
+from execute import Job, LessonError, run_command, run_jobs
 from nbformat import NotebookNode
 from store import Project, code_cells, read_notebook, write_atomic
 
@@ -103,9 +103,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("\nStopped. What was finished before is kept; run it again to go on.")
-    except LessonError as failure:
-        sys.exit(f"\n{failure}")
+    run_command(main)

@@ -75,14 +75,20 @@ def environment(lines: list[str]) -> str:
 
 def main() -> int:
     if not OLDEST.startswith("{}.{}.".format(*sys.version_info)):
-        print("make lock: run it with Python 3.11, the oldest supported version, so that the "
-              "pins install on newer ones too: make lock PYTHON=python3.11", file=sys.stderr)
+        print(
+            "make lock: run it with Python 3.11, the oldest supported version, so that the "
+            "pins install on newer ones too: make lock PYTHON=python3.11",
+            file=sys.stderr,
+        )
         return 1
     try:
         lines = pins(declared(tomllib.loads((ROOT / "pyproject.toml").read_text())))
     except subprocess.CalledProcessError:
-        print("make lock: pip found no set of versions (its reason stands above); nothing was "
-              "changed.", file=sys.stderr)
+        print(
+            "make lock: pip found no set of versions (its reason stands above); nothing was "
+            "changed.",
+            file=sys.stderr,
+        )
         return 1
     (ROOT / "requirements.lock").write_text(HEADER + "".join(f"{line}\n" for line in lines))
     (ROOT / "environment.yml").write_text(environment(lines))
