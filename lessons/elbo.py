@@ -39,7 +39,7 @@ from avi.expected import Expected, glue, use_threads
 
 @dataclass(frozen=True)
 class Settings:
-    dims: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # sizes of z, naive estimate
+    dims: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # of z, naive estimate
     n_draws: int = 10_000  # prior draws of the naive estimate
     n_em: int = 12  # EM iterations
     n_latents: int = {"digits": 8, "mnist": 20}[DATA]  # of handwriting
@@ -75,7 +75,7 @@ def log_evidence(model, x):
 torch.set_default_dtype(torch.float64)  # so that equal means equal
 numbers = torch.randn(5, 4, generator=generator)
 model = models.LinearGaussian(
-    weight=numbers[:, :2], bias=numbers[:, 2], log_var=numbers[:, 3], fixed=True
+    numbers[:, :2], bias=numbers[:, 2], log_var=numbers[:, 3], fixed=True
 )
 x = model.sample(6, generator)
 torch.testing.assert_close(log_evidence(model, x), model.log_evidence(x))
@@ -100,18 +100,17 @@ def effective_share(model, x):
 
 # %% [markdown]
 # We let the latent space grow. Each coordinate of $x$ is its own $z$ plus noise of variance $1/4$: the easiest posterior there is.
-# The library's `evaluation.log_evidence` averages weighted draws from any $q$. Hand it $\lambda = 0$, which is the prior, and it is the naive estimate.
+# The library's `evaluation.log_evidence` averages weighted draws from a $q$ of which it is told the parameters $\lambda$. In this course $\lambda = 0$ is the prior, which makes it the naive estimate.
 # In the two smallest spaces, where the draws can still be believed, their own account of the effective share must be the closed form.
 
 # %% tags=["nbval-ignore-output"]
-from tqdm.auto import tqdm
-
 errors = []
 reported = []
 exact = []
-for dim in tqdm(settings.dims, desc="latent size"):
+for dim in settings.dims:
     log_noise = torch.tensor(0.25).log()
-    grown = models.LinearGaussian(torch.eye(dim), torch.zeros(dim), log_noise)
+    eye = torch.eye(dim)
+    grown = models.LinearGaussian(eye, torch.zeros(dim), log_noise)
     x_grown = grown.sample(50, generator)
     family = families.DiagGaussian(dim)
     prior = torch.zeros(50, 2 * dim)  # lambda = 0, for each of the 50
@@ -274,15 +273,16 @@ def m_step(x, lam):
 corners = torch.tensor([[-2.0, 0.0], [1.5, 1.5], [1.5, -1.5]])
 noise = torch.randn(300, 2, generator=generator)
 points = corners.repeat(100, 1) + 0.8 * noise
-z = torch.arange(3)[:, None, None].expand(3, 300, 1)  # each value, each point
+z = torch.arange(3)[:, None, None].expand(3, 300, 1)  # each for each point
 clusters = models.FiniteMixture(
     logits=torch.zeros(3), means=0.3 * points[:3], log_var=torch.ones(3)
 )
 half_steps = [(clusters, torch.zeros(300, 3))]
 for _ in range(settings.n_em):
-    lam = (clusters.log_lik(points, z) + clusters.log_prior(z)).T.detach()
+    log_joint = clusters.log_lik(points, z) + clusters.log_prior(z)
+    lam = log_joint.T.detach()  # the E-step
     half_steps.append((clusters, lam))
-    clusters = m_step(points, lam)
+    clusters = m_step(points, lam)  # the M-step
     half_steps.append((clusters, lam))
 
 bound = torch.zeros(len(half_steps))
@@ -329,7 +329,7 @@ for name in ("prior", "best diagonal"):
 rho = effective_share(pair, x_pair)
 predicted = (1 / rho - 1) / (2 * sizes)
 _, gap, standard_error = left["prior"]
-allowed = 5 * standard_error + predicted.square()  # chance and the next order
+allowed = 5 * standard_error + predicted.square()  # chance, next order
 assert ((gap - predicted).abs() < allowed)[-3:].all()
 
 figure, ax = plt.subplots()
@@ -350,15 +350,16 @@ glue("fig-iwae", figure)
 
 
 # %%
+from sklearn.decomposition import PCA
+
+
 def fit_ppca(x, n_latents):
-    """The linear-Gaussian model of greatest likelihood, one noise variance."""
+    """The likeliest linear-Gaussian model with one noise variance."""
     variances, axes = torch.linalg.eigh(x.T.cov())  # increasing
     noise = variances[:-n_latents].mean()
     weight = axes[:, -n_latents:] * (variances[-n_latents:] - noise).sqrt()
     return models.LinearGaussian(weight, x.mean(0), noise.log(), fixed=True)
 
-
-from sklearn.decomposition import PCA
 
 n = settings.n_latents
 digits = data.load(DATA)
