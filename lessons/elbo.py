@@ -107,7 +107,8 @@ def effective_share(model, x):
 errors = []
 reported = []
 exact = []
-for dim in settings.dims:
+dims = settings.dims
+for dim in dims:
     log_noise = torch.tensor(0.25).log()
     eye = torch.eye(dim)
     grown = models.LinearGaussian(eye, torch.zeros(dim), log_noise)
@@ -130,11 +131,11 @@ expected.check("naive_log10_share", exact[-1].log10(), "log10", claim)
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 6), sharex=True)
-top.plot(settings.dims, torch.stack(errors).detach(), color="gray")
+top.plot(dims, torch.stack(errors).detach(), color="gray")
 top.set_ylabel(r"estimate $-\ \log p(x)$, nats")
 for shares, line in (exact, "k-"), (reported, "C0--"):
-    bottom.semilogy(settings.dims, settings.n_draws * torch.stack(shares), line)
-bottom.set(xlabel="latent coordinates $D$", ylabel="effective draws of 10,000")
+    bottom.semilogy(dims, settings.n_draws * torch.stack(shares), line)
+bottom.set(xlabel="latent size $D$", ylabel="effective draws of 10,000")
 bottom.legend(["closed form", "what the draws say"])
 glue("fig-naive", figure)
 
@@ -228,14 +229,14 @@ figure, (top, bottom) = plt.subplots(
     2, 1, figsize=(6.4, 8), height_ratios=[1.5, 1]
 )
 axis = torch.linspace(-2, 2.4, 120)
-grid = torch.cartesian_prod(axis, axis).flip(-1)[:, None]  # [120 * 120, 1, 2]
+grid = torch.cartesian_prod(axis, axis).flip(-1)[:, None]  # [120**2, 1, 2]
 for name, q in choices.items():
     log_q = q.log_prob(grid).view(120, 120)
     levels = log_q.max() - torch.tensor([2.0, 0.5])  # two sd and one
     top.contour(axis, axis, log_q, levels, linewidths=2, **styles[name])
     bottom.hist(
-        log_ratios[name][:100_000], torch.linspace(-12, 2, 141), label=name,
-        density=True, histtype="step", linewidth=2,
+        log_ratios[name][:100_000], torch.linspace(-12, 2, 141),
+        label=name, density=True, histtype="step", linewidth=2,
         color=styles[name]["colors"], linestyle=styles[name]["linestyles"],
     )  # fmt: skip
 top.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
@@ -263,7 +264,7 @@ def m_step(x, lam):
 
 
 # %% [markdown]
-# The E-step {eq}`eq-em-e` sets $q$ to the posterior, and that is one line: the posterior is proportional to $p(x, z)$, so the log joint of the three values of $z$ will do as logits.
+# The E-step {eq}`eq-em-e` sets $q$ to the posterior, and that takes two lines: the posterior is proportional to $p(x, z)$, so the log joint of the three values of $z$ will do as logits.
 #
 # We keep the mixture and $q$ of every half-step and then look at all of them.
 # `Enumerated` lists every value of $z$ with its weight, so the library's ELBO is exact.
@@ -297,12 +298,12 @@ assert (bound.diff() > -1e-10).all()
 print("tight after each E-step, and never down")
 
 # %% tags=["hide-input", "nbval-ignore-output"]
-iterations = torch.arange(len(bound)) / 2
-both = {"evidence": (iterations, evidence), "elbo": (iterations, bound)}
+rounds = torch.arange(len(bound)) / 2
+both = {"evidence": (rounds, evidence), "elbo": (rounds, bound)}
 figure, ax = plt.subplots()
 plots.curves(ax, both, "EM iterations", "nats per point")
-ax.plot(iterations[after_e], bound[after_e], "C0o", label="after an E-step")
-ax.fill_between(iterations, bound, evidence, color="C3", alpha=0.5, label="KL")
+ax.plot(rounds[after_e], bound[after_e], "C0o", label="after an E-step")
+ax.fill_between(rounds, bound, evidence, color="C3", alpha=0.5, label="KL")
 ax.legend(loc="lower right")
 glue("fig-em", figure)
 
@@ -422,7 +423,7 @@ glue("fig-digits-gaps", figure)
 # %% tags=["hide-input", "nbval-ignore-output"]
 pictures = [test[:6]]
 for encoder in encoders.values():
-    pictures.append(turned.predict(encoder(test[:6])[:, :n]))  # lam = mean, ...
+    pictures.append(turned.predict(encoder(test[:6])[:, :n]))  # the mean
 pictures.append(turned.predict(turned.prior.ancestral(6, generator).z))
 rows = torch.stack(pictures, 1).flatten(0, 1).clamp(0, 1)  # [6 * 5, X]
 figure, ax = plt.subplots(figsize=(6.4, 6.6))
