@@ -31,6 +31,7 @@ from store import Project, code_cells, read_notebook, write_atomic, write_notebo
 SIDE_BY_SIDE = 2
 CELL_SECONDS = 900  # a whole lesson on MNIST may take this long; more is a hang
 WIDGET = "application/vnd.jupyter.widget-view+json"
+BAR = re.compile(r"\d+%\|.*\| \d+/\d+ \[")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 # No bar is drawn where nobody watches, and each kernel keeps to one thread.
@@ -137,10 +138,17 @@ def cleaned(notebook: NotebookNode) -> NotebookNode:
     notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     for cell in code_cells(notebook):
         cell.metadata.pop("execution", None)
-        cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+        cell.outputs = [out for out in cell.outputs if not _passing(out)]
         for view in (out.data[WIDGET] for out in cell.outputs if WIDGET in out.get("data", {})):
             view["model_id"] = "not-running"  # a new one in every run
     return notebook
+
+
+def _passing(output: NotebookNode) -> bool:
+    """stderr, or a progress bar: in a notebook tqdm draws a widget whatever TQDM_DISABLE says."""
+    data = output.get("data", {})
+    bar = WIDGET in data and BAR.search(data.get("text/plain", ""))
+    return output.get("name") == "stderr" or bool(bar)
 
 
 def with_key(notebook: NotebookNode, digest: str) -> NotebookNode:
