@@ -99,15 +99,37 @@ of_mean = gradient(lambda lam: problem(lam, unused).mean(), lam)
 torch.testing.assert_close(of_mean, together / 100)
 
 # %% [markdown]
+# What does the trap cost? Example 0 climbs 20 steps from the prior, and we ask how far it still is from its optimum.
+# First with the sum, in a batch of 100; then with the mean over 10, and with the mean over 100.
+
+# %%
+from avi.inference import svi
+
+
+def nats_left(size, lr):
+    """How far example 0 is from its optimum after 20 steps in a batch."""
+    climb = svi(DiagGaussian(2), steps.SGD(lr), 20)
+    path = climb(model, x[:size], exact_elbo, torch.zeros(21, 1, size, 2))
+    best = problem(model.exact_encoder()(x), unused)
+    return best[0] - path.value(-1)[0]
+
+
+# %%
+for key, size, lr, over in (
+    ("left_sum", 100, 0.02, "sum over a batch"),
+    ("left_mean_10", 10, 0.02 / 10, "mean over 10"),
+    ("left_mean_100", 100, 0.02 / 100, "mean over 100"),
+):
+    claim = f"Nats left after 20 steps on the {over}."
+    expected.check(key, nats_left(size, lr), claim=claim)
+
+# %% [markdown]
 # ## Two gradients
 #
 # When the bound is not closed form we estimate its gradient from draws.
 # The score-function estimator {eq}`eq-score-function` differentiates the density of $q$ at fixed draws; the reparameterised one {eq}`eq-reparameterised-gradient` differentiates the draws.
 
 # %%
-from avi.inference import svi
-
-
 def log_joint(model, x, z):
     """log p(x, z_s), [S, B]."""
     return model.log_lik(x, z) + model.log_prior(z)
@@ -311,6 +333,21 @@ axes.legend(loc="lower left")
 glue("fig-landscape", figure)
 
 # %% [markdown]
+# Move the sliders: which step size diverges, and what does momentum do near the optimum?
+
+# %% tags=["nbval-ignore-output"]
+from ipywidgets import interact
+
+
+def climb_by_hand(lr=0.08, gamma=0.7, n_steps=10):
+    climb = svi(plane, steps.Momentum(lr, gamma), n_steps)  # from the prior
+    path = climb(line, count, count_elbo, torch.zeros(n_steps + 1, 1, 1, 1))
+    print(f"ELBO {path.value(-1).item():.3f} of {surface.max():.3f} nats")
+
+
+_ = interact(climb_by_hand, lr=(0.01, 0.5), gamma=(0, 0.95), n_steps=(0, 50))
+
+# %% [markdown]
 # ## Learning the model: variational EM
 #
 # Now handwriting. The decoder is a network, $\lambda$ starts at the prior for every image of every batch and climbs $K = 20$ Adam steps, and the decoder then learns from where it ended {eq}`eq-variational-em`.
@@ -443,3 +480,14 @@ for key, value, on in (
     ("reused_fresh", fresh.value.mean(), "fresh draws"),
 ):
     expected.check(key, value, claim=f"200 Adam steps on one draw, on {on}.")
+
+# %% [markdown]
+# With the sampled KL the reused draw can be made to say anything: $q$ grows wide around the one $z$ that is ever looked at.
+
+# %% tags=["nbval-ignore-output"]
+longer = method.with_steps(200)
+reused = once.expand(201, -1, -1, -1)
+path = longer(model, test, forms["sampled KL"], reused)
+claim = "200 Adam steps on one draw, on that draw, sampled KL."
+expected.check("reused_sampled", path.value(-1).mean(), claim=claim)
+assert score(problem, path.lam[-1], generator).value.mean() < -1000
