@@ -381,3 +381,22 @@ def test_every_warning_fails_the_build_and_leaves_the_former_book(project):
 def test_the_pages_are_those_of_the_table_of_contents(project):
     assert project.pages() == ["book/index", "book/tiny", "lessons/tiny"]
     assert project.notebooks() == [lesson_file(project)]
+
+
+def test_a_stored_cell_keeps_its_slider_and_drops_its_progress_bar():
+    def widget(text):
+        data = {execute.WIDGET: {"model_id": "a1b2"}, "text/plain": text}
+        return nbformat.v4.new_output("display_data", data=data)
+
+    cell = nbformat.v4.new_code_cell("x")
+    cell.outputs = [
+        widget("IntSlider(value=3)"),
+        widget("training:  50%|#####     | 420/840 [00:03<00:03, 120.1step/s]"),
+        nbformat.v4.new_output("stream", name="stderr", text="a warning"),
+        nbformat.v4.new_output("stream", name="stdout", text="a result"),
+    ]
+    notebook = execute.cleaned(nbformat.v4.new_notebook(cells=[cell]))
+    slider, result = notebook.cells[0].outputs
+    assert slider.data["text/plain"] == "IntSlider(value=3)"
+    assert slider.data[execute.WIDGET]["model_id"] == "not-running"
+    assert result.text == "a result"
