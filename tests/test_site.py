@@ -168,12 +168,13 @@ def test_the_checks_of_a_page_find_what_they_are_there_for(site, browser, tmp_pa
         "<img src='none.png' alt='a missing picture'><img src='data:,' alt='x.png'>"
         "<p style='color: #aaa'>pale</p><div style='width: 5000px'>wide</div></article>"
         "<script src='https://example.org/x.js'></script><script>throw Error('oops')</script>"
+        "<script>console.error('a complaint')</script>"
     )
     opened, faults = visit(browser, page)
     said = "\n".join(faults + opened.evaluate(LOOK) + opened.evaluate(CONTRAST))
     for fault in (
         "raw markup", "not typeset", "broken image", "no words for image", "px wide",
-        "asks https://example.org/x.js", "request failed", "oops", "pale",
+        "asks https://example.org/x.js", "request failed", "oops", "console: a complaint", "pale",
     ):  # fmt: skip
         assert fault in said, fault
     opened.context.close()
