@@ -139,3 +139,25 @@ def test_other_digits_are_refused(monkeypatch):
     monkeypatch.setattr(digits, "load_digits", lambda: other)
     with pytest.raises(ValueError, match=r"(?s)not those of this course.*found.*requirements.lock"):
         data.load("digits")
+
+
+@pytest.mark.parametrize("name", ["linear-gaussian", "finite-mixture"])
+def test_a_generated_set_is_drawn_from_its_known_model(name):
+    dataset = data.load(name)
+    model = getattr(data.known, name.replace("-", "_"))()
+    fresh = model.sample(50_000, torch.Generator().manual_seed(7))
+    for split in ("train", "valid", "test"):
+        log_p, entropy = model.log_evidence(dataset.split(split)), model.log_evidence(fresh)
+        se = (log_p.var() / len(log_p) + entropy.var() / len(fresh)).sqrt()
+        assert (log_p.mean() - entropy.mean()).abs() < 5 * se
+    assert not torch.equal(dataset.train[:250], dataset.test)
+
+
+@pytest.mark.parametrize("name", ["linear-gaussian", "finite-mixture"])
+def test_a_generated_set_is_the_same_each_time(name):
+    first = data.load(name).train
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(first, data.load(name).train)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "nets": set(),
     "checkpoint": set(),
     "expected": set(),
-    "data": set(),
+    "data": {"models"},
     "densities": {"core"},
     "families": {"core", "densities"},
     "objectives": {"core"},

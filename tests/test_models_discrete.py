@@ -116,3 +116,13 @@ def test_parameters_are_logits():
     model = hmm()
     moved = HMM(model.start + 1, model.move - 2, model.emit + torch.tensor([[3.0], [-1.0]]))
     assert torch.allclose(model.log_evidence(SEQUENCES), moved.log_evidence(SEQUENCES))
+
+
+def test_mixture_samples_have_the_mixture_s_moments():
+    model, n = finite_mixture(), 40_000
+    x = model.sample(n, gen(5))
+    theirs = torchs(model)
+    se = x.std(0) / n**0.5
+    assert ((x.mean(0) - theirs.mean).abs() < N_SE * se).all()
+    squares = (x - theirs.mean).square()
+    assert ((squares.mean(0) - theirs.variance).abs() < N_SE * squares.std(0) / n**0.5).all()

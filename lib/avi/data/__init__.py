@@ -7,13 +7,15 @@
 | `mnist-static` | 28 x 28 | 50,000 / 10,000 / 10,000 | binary as published         | AVI_DATA |
 | `omniglot`     | 28 x 28 | 22,722 / 1,623 / 8,115   | binarised anew at each draw | AVI_DATA |
 
-Data with a known answer come from an exact model: `generated(model.sample, ...)`.
+`linear-gaussian` and `finite-mixture` (1,000 / 250 / 250 rows of real values, nothing needed) are
+drawn from the exact models in `avi.data.known`, so log p(x) and the posterior are known for every
+row; `generated(model.sample, ...)` makes more of the kind.
 Nothing is downloaded unless the call says so: `load("mnist", download=True)`.
 """
 
 from collections.abc import Callable
 
-from avi.data import digits, mnist, omniglot
+from avi.data import digits, known, mnist, omniglot
 from avi.data.dataset import Dataset, as_is, binarise, generated
 
 __all__ = ["LOADERS", "Dataset", "as_is", "binarise", "generated", "load"]
@@ -23,6 +25,8 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "mnist": mnist.load,
     "mnist-static": mnist.load_static,
     "omniglot": omniglot.load,
+    "linear-gaussian": known.load_linear_gaussian,
+    "finite-mixture": known.load_finite_mixture,
 }
 
 

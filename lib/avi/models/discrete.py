@@ -64,6 +64,15 @@ class FiniteMixture(nn.Module):
         """The responsibilities p(z = k | x)."""
         return enumerate_posterior(self, x, 1, len(self.logits))
 
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n draws of x, [n, X]."""
+        with torch.no_grad():
+            weights = self.logits.softmax(-1)
+            z = torch.multinomial(weights, n, replacement=True, generator=generator)
+            means = self.means[z]
+            noise = torch.randn(means.shape, generator=generator, dtype=means.dtype)
+            return means + (0.5 * self.log_var[z]).exp()[:, None] * noise
+
     def _log_lik_each(self, x: Tensor) -> Tensor:
         """log p(x_b | z = k), [B, K]."""
         square = (x[:, None, :] - self.means).square().sum(-1) * (-self.log_var).exp()
