@@ -114,11 +114,9 @@ def score(
     """
     if repeats < 2:
         raise ValueError(f"a standard error needs at least 2 repeats, got {repeats}")
-    shape = (repeats, n_samples, len(lam), problem.family.n_noise)
     total, square = torch.zeros(2, len(lam), dtype=torch.float64, device=lam.device)
     for _ in range(repeats):
-        eps = torch.randn(shape[1:], generator=generator, dtype=lam.dtype, device=lam.device)
-        value = problem(lam, eps).double()
+        value = problem(lam, _noise(problem, lam, n_samples, generator)).double()
         total, square = total + value, square + value.square()
     mean = total / repeats
     var = (square / repeats - mean.square()).clamp(min=0) * repeats / (repeats - 1)
@@ -146,12 +144,17 @@ def best_lambda(
 
 
 def _climb(problem, start, step, n_steps, n_samples, generator) -> Tensor:
-    shape = (n_samples, len(start), problem.family.n_noise)
     lam, state = start, step.start(start)
     for _ in range(n_steps):  # noise is drawn step by step: for hundreds it need not fit in memory
-        eps = torch.randn(shape, generator=generator, dtype=start.dtype, device=start.device)
+        eps = _noise(problem, lam, n_samples, generator)
         lam, state = step(lam, step.signal(problem, lam, eps), state)
     return lam
+
+
+def _noise(problem: Problem, lam: Tensor, n_samples: int, generator) -> Tensor:
+    """Fresh noise [S, B, n_noise] for one evaluation at lam."""
+    shape = (n_samples, len(lam), problem.family.n_noise)
+    return torch.randn(shape, generator=generator, dtype=lam.dtype, device=lam.device)
 
 
 @dataclass(frozen=True)
@@ -196,11 +199,13 @@ def gaps(
     problem = Problem(model, x, method.family, objective)
     with torch.no_grad():
         path = method(model, x, objective, method.noise(n_samples, x, generator))
-    ends = {k: path.lam[k].detach() for k in (0, -1)}
-    starts = [*ends.values(), torch.zeros_like(ends[0])]
+    # a direct method has one lam only: it is climbed from once, and scored once
+    ends = [lam.detach() for lam in (path.lam if len(path) == 1 else (path.lam[0], path.lam[-1]))]
+    starts = [*ends, torch.zeros_like(ends[0])]
     best = best_lambda(problem, starts, step, n_steps, n_samples, generator)
     evidence = log_evidence(model, x, method.family, best, n_evidence, generator)
-    return Gaps(evidence, *(score(problem, lam, generator) for lam in (best, ends[-1], ends[0])))
+    top, *scores = (score(problem, lam, generator) for lam in (best, *reversed(ends)))
+    return Gaps(evidence, top, scores[0], scores[-1])
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> Tensor:
