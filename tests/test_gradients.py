@@ -57,12 +57,17 @@ def directions(like: torch.Tensor) -> list[torch.Tensor]:
     return [randn(*like.shape, seed=50 + i) for i in range(2)]
 
 
-@pytest.mark.parametrize(("objective", "family", "model"), COMBINATIONS)
-def test_gradient_in_lam(objective, family, model):
+def evaluation_point(objective: str, family: str, model: str):
+    """A problem, a lam near zero and noise to evaluate it with."""
     net, x, _ = world(model)
     problem = Problem(net, x, FAMILIES[model][family], OBJECTIVES[objective])
     lam = 0.5 * randn(BATCH, problem.family.n_params, seed=1)
-    eps = randn(3, BATCH, problem.family.n_noise, seed=2)
+    return problem, lam, randn(3, BATCH, problem.family.n_noise, seed=2)
+
+
+@pytest.mark.parametrize(("objective", "family", "model"), COMBINATIONS)
+def test_gradient_in_lam(objective, family, model):
+    problem, lam, eps = evaluation_point(objective, family, model)
     free = lam.clone().requires_grad_()
     slope = torch.autograd.grad(problem(free, eps).sum(), free)[0]
     for direction in directions(lam):
@@ -72,11 +77,8 @@ def test_gradient_in_lam(objective, family, model):
 
 @pytest.mark.parametrize(("objective", "family", "model"), COMBINATIONS)
 def test_gradient_in_theta(objective, family, model):
-    net, x, _ = world(model)
-    problem = Problem(net, x, FAMILIES[model][family], OBJECTIVES[objective])
-    lam = 0.5 * randn(BATCH, problem.family.n_params, seed=1)
-    eps = randn(3, BATCH, problem.family.n_noise, seed=2)
-    _check_parameters(net, lambda: problem(lam, eps).mean())
+    problem, lam, eps = evaluation_point(objective, family, model)
+    _check_parameters(problem.model, lambda: problem(lam, eps).mean())
 
 
 @pytest.mark.parametrize("model", FAMILIES)
