@@ -45,6 +45,10 @@ _ = axes.plot([1, 2, 3])
 glue("fig-line", figure)
 
 # %%
+from IPython.display import JSON
+glue("numbers", JSON({"values": [1.5, 2], "text": "</script>"}), display=False)
+
+# %%
 import ipywidgets
 ipywidgets.IntSlider(3)
 
@@ -62,6 +66,10 @@ The answer is {{ "%.2f" | format(tiny.digits.answer.value) }} nat.
 :name: fig-line
 
 A line.
+```
+
+```{glue:data} numbers
+:doc: ../lessons/tiny.ipynb
 ```
 """
 
@@ -207,7 +215,7 @@ def test_a_failing_cell_is_shown_with_its_error_and_the_stored_notebook_stays(pr
     with pytest.raises(execute.LessonError) as failure:
         execute.refresh(project, say=lambda line: None)
     message = str(failure.value)
-    assert "code cell 5" in message and "40 + SEED" in message and "answer is 40" in message
+    assert "code cell 6" in message and "40 + SEED" in message and "answer is 40" in message
     assert "\x1b" not in message
     assert lesson_file(project).read_text() == before
 
@@ -338,6 +346,9 @@ def test_the_build_runs_what_changed_and_renders_it(project, capsys):
     page = (index.parent / "book" / "tiny.html").read_text()
     assert "The answer is 41.00 nat." in page
     assert 'alt="A line that rises from one to three."' in page and "tiny-fig-line.png" in page
+    script = page.partition('<script type="application/json" id="numbers">')[2]
+    values = json.loads(script.partition("</script>")[0])
+    assert values == {"values": [1.5, 2], "text": "</script>"}
     assert "The answer is 41." in (index.parent / "book" / "index.html").read_text()
     lesson = (index.parent / "lessons" / "tiny.html").read_text()
     assert 'alt="A line that rises from one to three."' in lesson
@@ -361,6 +372,13 @@ The answer is {{ tiny.digits.question.value }}. See {ref}`nowhere`.
 :doc: ../lessons/tiny.ipynb
 :alt: Nothing.
 ```
+
+```{glue:data} numbers
+```
+
+```{glue:data} fig-line
+:doc: ../lessons/tiny.ipynb
+```
 """
 
 
@@ -374,7 +392,9 @@ def test_every_warning_fails_the_build_and_leaves_the_former_book(project):
         build_tool.build(project, stored=True)
     said = str(failure.value)
     assert "Substitution error" in said and "nowhere" in said
-    assert "fig-line needs :doc:" in said and "stores nothing under this name" in said
+    assert "fig-line needs :doc:" in said and "numbers needs :doc:" in said
+    assert "stores no text/html or image/png under this name" in said
+    assert "stores no application/json under this name" in said
     assert former.read_text() == "the former book"
 
 

@@ -1,4 +1,4 @@
-"""A Sphinx extension: `{glue:figure}` with `:doc:`, which myst-nb 1 does not have.
+"""A Sphinx extension: `{glue:figure}` with `:doc:`, which myst-nb 1 lacks, and `{glue:data}`.
 
     ```{glue:figure} fig-tightness
     :doc: ../lessons/elbo.ipynb
@@ -10,6 +10,13 @@
 
 shows what the lesson stored with `avi.expected.glue("fig-tightness", ...)`: a picture, or the
 HTML of an interactive figure. `:alt:` is required; for HTML it becomes the group's label.
+
+    ```{glue:data} explorer
+    :doc: ../lessons/gap.ipynb
+    ```
+
+hands the page what the lesson stored with `glue("explorer", JSON(values), display=False)`, as
+`<script type="application/json" id="explorer">`, for an interactive figure to read.
 """
 
 from __future__ import annotations
@@ -27,7 +34,38 @@ from sphinx.directives.patches import Figure
 from sphinx.util.docutils import SphinxDirective
 
 
-class GlueFigure(Figure, SphinxDirective):
+class FromLesson(SphinxDirective):
+    """A directive whose content is an output that a lesson glued."""
+
+    def output(self, key: str, lesson: str, *kinds: str) -> dict[str, str]:
+        _, path = self.env.relfn2path(lesson)
+        if not Path(path).exists():
+            raise self.error(f"{self.name} {key}: there is no {lesson}")
+        self.env.note_dependency(path)
+        data = glued(json.loads(Path(path).read_text(encoding="utf-8"))).get(key, {})
+        if not data.keys() & kinds:
+            what = " or ".join(kinds)
+            raise self.error(f"{self.name} {key}: {lesson} stores no {what} under this name")
+        return data
+
+
+class GlueData(FromLesson):
+    """JSON of a lesson inside the page, so that an interactive figure shows what was computed."""
+
+    required_arguments = 1
+    option_spec: ClassVar = {"doc": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
+        key, lesson = self.arguments[0], self.options.get("doc")
+        if lesson is None:
+            raise self.error(f"glue:data {key} needs :doc: (the lesson)")
+        data = self.output(key, lesson, "application/json")
+        text = data["application/json"].replace("<", "\\u003c")  # no value can end the script element
+        script = f'<script type="application/json" id="{escape(key, quote=True)}">{text}</script>'
+        return [nodes.raw("", script, format="html")]
+
+
+class GlueFigure(Figure, FromLesson):
     """A figure whose content is an output of another notebook."""
 
     option_spec: ClassVar = {**Figure.option_spec, "doc": directives.unchanged_required}
@@ -36,21 +74,11 @@ class GlueFigure(Figure, SphinxDirective):
         key, lesson = self.arguments[0], self.options.pop("doc", None)
         if lesson is None or not self.options.get("alt"):
             raise self.error(f"glue:figure {key} needs :doc: (the lesson) and :alt: (in words)")
-        data = self.output(key, lesson)
+        data = self.output(key, lesson, "text/html", "image/png")
         if "text/html" in data:
             return self.interactive(key, data["text/html"])
         self.arguments[0] = self.picture(key, lesson, data["image/png"])
         return super().run()
-
-    def output(self, key: str, lesson: str) -> dict[str, str]:
-        _, path = self.env.relfn2path(lesson)
-        if not Path(path).exists():
-            raise self.error(f"glue:figure {key}: there is no {lesson}")
-        self.env.note_dependency(path)
-        data = glued(json.loads(Path(path).read_text(encoding="utf-8"))).get(key)
-        if data is None:
-            raise self.error(f"glue:figure {key}: {lesson} stores nothing under this name")
-        return data
 
     def picture(self, key: str, lesson: str, png: str) -> str:
         """Write the picture into the source tree, where Sphinx takes images from."""
@@ -90,4 +118,5 @@ def text(content: str | list[str]) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.setup_extension("myst_nb")
     app.add_directive_to_domain("glue", "figure", GlueFigure, override=True)
+    app.add_directive_to_domain("glue", "data", GlueData)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -63,13 +63,16 @@ def glue(key: str, figure: Any, display: bool = True) -> None:
 
     The output is the one `myst_nb.glue` emits, made without importing myst_nb, so that a lesson
     also runs where only the library is installed. A matplotlib figure is closed, or the notebook
-    would show it a second time. With display=False the figure is stored but not shown here.
+    would show it a second time. With display=False the figure is stored but not shown here; so
+    values for an interactive figure are handed over, as IPython.display.JSON.
     """
     from IPython.core.formatters import format_display_data
     from IPython.display import display as show
 
     data, metadata = format_display_data(figure)
     prefix = "" if display else "application/papermill.record/"
+    if prefix and "application/json" in data:  # under a prefix a notebook file holds text only
+        data["application/json"] = json.dumps(data["application/json"])
     metadata["scrapbook"] = {"name": key, "mime_prefix": prefix}
     show({prefix + mime: content for mime, content in data.items()}, raw=True, metadata=metadata)
     if type(figure).__module__.startswith("matplotlib."):
