@@ -8,11 +8,11 @@ differ in dash, bars in hatch, marks in shape.
 from __future__ import annotations
 
 from avi.plots.common import COLOURS, style
-from avi.plots.gaps import Segment, Thermometer, thermometer
+from avi.plots.gaps import Segment, Thermometer, parts, thermometer
 from avi.plots.series import curves, image_grid
 from avi.plots.surface import landscape, optimum, trajectory
 
 __all__ = [
-    "COLOURS", "Segment", "Thermometer", "curves", "image_grid", "landscape", "optimum", "style",
-    "thermometer", "trajectory",
+    "COLOURS", "Segment", "Thermometer", "curves", "image_grid", "landscape", "optimum", "parts",
+    "style", "thermometer", "trajectory",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ _GREY = "#777777"
 COLOURS = {
     "evidence": BLACK, "elbo": _BLUE, "kl": _ORANGE, "iwae": _GREEN,
     "approximation": _SKY, "remaining": _RED, "amortization": _RED, "closed": _GREEN,
+    "class part": _PURPLE, "training part": _ORANGE, "generalisation part": _YELLOW,
     "prior": _GREY, "posterior": BLACK, "q": _BLUE, "likelihood": _ORANGE, "data": BLACK,
     "encoder": _PURPLE, "svi": _RED, "optimum": _YELLOW,
     "score": _ORANGE, "reparameterised": _BLUE,

@@ -1,9 +1,9 @@
-"""The gap thermometer: where the nats between log p(x) and a bound are lost."""
+"""The gap thermometer, and the parts of an amortization gap: where nats are lost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,9 @@ from matplotlib.transforms import ScaledTranslation
 
 from avi.plots.common import BLACK, COLOURS, N_SE, OUTLINE, array
 
-_HATCH = {"approximation": "//", "remaining": "xx", "closed": ".."}  # in the order of the bar
+# hatches of the segments of each kind of bar, in the order of the bar
+_HATCH = {"approximation": "//", "remaining": "xx", "closed": ".."}
+_PARTS_HATCH = {"class part": "--", "training part": "++", "generalisation part": "oo"}
 _BAR = 0.34  # height of a bar; rows are 1 apart
 
 
@@ -52,22 +54,24 @@ class Thermometer:
 
     @classmethod
     def of(
-        cls, label: str, gaps: Any, family: str, closed: bool = False, remains: str = "what remains"
+        cls,
+        label: str,
+        gaps: Any,
+        family: str,
+        closed: bool = False,
+        remains: str = "what remains",
     ) -> Thermometer:
         """The row of an `avi.evaluation.Gaps`: means over its examples.
 
         closed=True, for a method that refines an encoder's start, also shows what that gained.
         One example whose evidence is weak makes the mean a lower bound, and the row weak.
         """
-        log_p, se = array(gaps.evidence.log_p, "log_p"), array(gaps.evidence.se, "se")
-        (best, se_best), (last, se_last), (first, se_first) = (
-            bound.mean() for bound in (gaps.best, gaps.last, gaps.first)
+        log_p, best, last, first = (
+            end.mean() for end in (gaps.evidence, gaps.best, gaps.last, gaps.first)
         )
-        return cls(
-            label, log_p.mean().item(), best, last, first if closed else None,
-            math.sqrt((se**2).sum()) / len(se), se_best, se_last, se_first,
-            bool(gaps.evidence.weak.any()), family, remains,
-        )  # fmt: skip
+        values = (log_p[0], best[0], last[0], first[0] if closed else None)
+        errors = (log_p[1], best[1], last[1], first[1])
+        return cls(label, *values, *errors, bool(gaps.evidence.weak.any()), family, remains)
 
     @property
     def segments(self) -> list[Segment]:
@@ -97,7 +101,7 @@ def thermometer(ax: Axes, rows: Sequence[Thermometer]) -> None:
         for segment in row.segments:
             array(segment[1:], row.label)
             at_least = row.weak and segment.kind == "approximation"
-            _draw_segment(ax, y, segment, "\u2265 " if at_least else "")
+            _draw_segment(ax, y, segment, _HATCH, "\u2265 " if at_least else "")
     ax.axvline(0, color=COLOURS["evidence"], linewidth=1.5, zorder=1)
     ax.set_yticks(range(len(rows)), [_row_label(row, rows) for row in rows])
     ax.set(ylim=(len(rows) - 0.45, -0.6), xlabel="nats below $\\log p(x)$")
@@ -105,18 +109,19 @@ def thermometer(ax: Axes, rows: Sequence[Thermometer]) -> None:
     _thermometer_legend(ax, rows)
 
 
-def _draw_segment(ax: Axes, y: int, segment: Segment, sign: str) -> None:
+def _draw_segment(ax: Axes, y: int, segment: Segment, hatch: Mapping, sign: str = "") -> None:
     """The bar, its whisker and its number. Each kind has lanes of its own for the last two, so
-    that narrow neighbours never overprint."""
+    that narrow neighbours never overprint: the first above, the second below, the third behind."""
     kind, start, width, se = segment
     height = _BAR if width >= 0 else _BAR / 2
-    ax.barh(y, width, left=start, height=height, zorder=2 + (width < 0), label=kind, **_look(kind))
+    look = _look(kind, hatch)
+    ax.barh(y, width, left=start, height=height, zorder=2 + (width < 0), label=kind, **look)
     end, left, right = start + width, min(start, start + width), max(start, start + width)
-    lane, at, offset, va = {
-        "approximation": (-0.06, (left, y - _BAR / 2), (3, 2), "bottom"),
-        "remaining": (0.06, (left, y + _BAR / 2), (3, -3), "top"),
-        "closed": (0, (right + N_SE * se, y), (7, 0), "center"),
-    }[kind]
+    lane, at, offset, va = [
+        (-0.06, (left, y - _BAR / 2), (3, 2), "bottom"),
+        (0.06, (left, y + _BAR / 2), (3, -3), "top"),
+        (0, (right + N_SE * se, y), (7, 0), "center"),
+    ][list(hatch).index(kind)]
     if se > 0:
         bar = {"capsize": 4, "capthick": 1.5, "elinewidth": 1.5, "color": BLACK}
         ax.errorbar(end, y + lane, xerr=N_SE * se, zorder=4, **bar)
@@ -125,12 +130,12 @@ def _draw_segment(ax: Axes, y: int, segment: Segment, sign: str) -> None:
     ax.annotate(text, at, offset, va=va, **write)
 
 
-def _look(kind: str) -> dict[str, Any]:
+def _look(kind: str, hatch: Mapping[str, str]) -> dict[str, Any]:
     """Fill, edge and hatch of a kind of segment: what was closed is no longer there, so hollow."""
     colour = COLOURS[kind]
     if kind == "closed":
-        return {"facecolor": "white", "edgecolor": colour, "hatch": _HATCH[kind]}
-    return {"facecolor": colour, "edgecolor": BLACK, "hatch": _HATCH[kind]}
+        return {"facecolor": "white", "edgecolor": colour, "hatch": hatch[kind]}
+    return {"facecolor": colour, "edgecolor": BLACK, "hatch": hatch[kind]}
 
 
 def _row_label(row: Thermometer, rows: Sequence[Thermometer]) -> str:
@@ -152,9 +157,43 @@ def _thermometer_legend(ax: Axes, rows: Sequence[Thermometer]) -> None:
         "closed": "closed by refinement: $L(q_K) - L(q_0)$",
     }
     shown = {segment.kind for row in rows for segment in row.segments}
-    handles = [Patch(label=names[kind], **_look(kind)) for kind in _HATCH if kind in shown]
-    if any(segment.se > 0 for row in rows for segment in row.segments):
-        whisker = {"color": BLACK, "marker": "|", "markersize": 9}
-        handles.append(Line2D([], [], label="\u00b1 2 standard errors", **whisker))
+    noisy = any(segment.se > 0 for row in rows for segment in row.segments)
+    whisker = "\u00b1 2 standard errors" if noisy else ""
+    _legend(ax, {kind: names[kind] for kind in _HATCH if kind in shown}, _HATCH, whisker)
+
+
+def _legend(ax: Axes, names: Mapping[str, str], hatch: Mapping[str, str], whisker: str) -> None:
+    handles = [Patch(label=name, **_look(kind, hatch)) for kind, name in names.items()]
+    if whisker:
+        mark = {"color": BLACK, "marker": "|", "markersize": 9}
+        handles.append(Line2D([], [], label=whisker, **mark))
     below = ax.transAxes + ScaledTranslation(0, -50 / 72, ax.figure.dpi_scale_trans)
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below)
+
+
+def parts(ax: Axes, rows: Mapping[str, Any]) -> None:
+    """The held-out amortization gap in three parts (eq-amortization-split): label -> Parts.
+
+    Whiskers are two standard errors over examples, because the third part compares two sets of
+    images. A negative part runs left from where it starts, thinner.
+
+    Raises ValueError for no rows or for a value that is not finite.
+    """
+    if not rows:
+        raise ValueError("a figure of parts needs at least one row")
+    for y, (label, row) in enumerate(rows.items()):
+        start = 0.0
+        for kind, part in zip(_PARTS_HATCH, row):
+            array(part[:2], label)
+            _draw_segment(ax, y, Segment(kind, start, part.value, part.se), _PARTS_HATCH)
+            start += part.value
+    ax.axvline(0, color=BLACK, linewidth=1.5, zorder=1)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set(ylim=(len(rows) - 0.45, -0.6), xlabel="amortization gap on held-out data, nats")
+    ax.margins(x=0.12)
+    names = {
+        "class part": "class part: $L(q^*) - L(f')$, training data",
+        "training part": "training part: $L(f') - L(f)$, training data",
+        "generalisation part": "generalisation part: held-out less training gap of $f$",
+    }
+    _legend(ax, names, _PARTS_HATCH, "\u00b1 2 standard errors over examples")
