@@ -581,7 +581,7 @@ expected.check("second", second, claim=claim)
 shown = {"ELBO": elbo, "log p": log_p, "grey": values["grey"]}
 shown |= {"cut at 1/2": values["cut"], "mean of q": claimed, "loss": -loss}
 figure, axes = plt.subplots()
-for y, (name, value) in enumerate(shown.items()):
+for y, value in enumerate(shown.values()):
     axes.plot(value, y, "ko" if y < 2 else "C1X", markersize=9)
     axes.annotate(f"   {value:.1f}", (value, y), va="center")
 axes.set(yticks=range(6), yticklabels=shown, ylim=(5.5, -0.5), xlabel="nats")
