@@ -6,6 +6,7 @@
 #       extension: .py
 #       format_name: percent
 #       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -43,8 +44,8 @@ class Settings:
 
 settings = Settings()
 expected = Expected("gap", DATA)
-generator = torch.Generator().manual_seed(SEED)
 use_threads()
+generator = torch.Generator().manual_seed(SEED)
 
 # %%
 from copy import deepcopy
@@ -239,17 +240,17 @@ def panel(axes, xs, ys, title):
     axes.set(xlabel="$z_1$", ylabel="$z_2$", title=title)
 
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input"]
 purple = {"color": plots.COLOURS["encoder"], "markeredgecolor": "white"}
 purple |= {"markersize": 14, "linestyle": "none", "zorder": 6}
 peak = summit.lam[-1][0]
 reach = 0.1 + 1.3 * (guess[middle] - peak).abs().max()
 near = torch.linspace(-1, 1, 101) * reach
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 figure, (whole, part) = plt.subplots(2, 1, figsize=(6.4, 9.4))
 panel(whole, side, side, "log p(x, z) of one image: no bound")
 panel(part, peak[0] + near, peak[1] + near, "the same, near the optimum")
-
-# %% tags=["hide-input", "nbval-ignore-output"]
 whole.legend(fontsize=11, loc="upper left")
 inset = whole.inset_axes([0.8, 0.02, 0.18, 0.18])
 plots.image_grid(inset, x_one, 1)
@@ -504,18 +505,19 @@ for key in ("approximation", "remaining"):
 fell = new.evidence.log_p[: settings.few] - together.evidence.log_p
 expected.check("together_log_p", fell.mean(), claim="log p lost, together.")
 
+# %% tags=["hide-input"]
+row = plots.Thermometer.of
+upper = [row("trained", new, *kind)]
+upper.append(row("one unit", by_width["held", 1], *kind))
+lower = [row("trained", new, *kind), row("turned", turned_gaps, *kind)]
+lower.append(row("together,\n4 units", together, *kind))
+
 # %% tags=["hide-input", "nbval-ignore-output"]
 size = {"figsize": (6.4, 7.6), "height_ratios": [2, 4]}
 figure, (above, below) = plt.subplots(2, 1, **size)
-rows = [plots.Thermometer.of("trained", new, *kind)]
-one_unit = plots.Thermometer.of("one unit", by_width["held", 1], *kind)
-plots.thermometer(above, [*rows, one_unit])
+plots.thermometer(above, upper)
 above.get_legend().remove()
-
-# %% tags=["hide-input", "nbval-ignore-output"]
-rows.append(plots.Thermometer.of("turned", turned_gaps, *kind))
-rows.append(plots.Thermometer.of("together,\n4 units", together, *kind))
-plots.thermometer(below, rows)
+plots.thermometer(below, lower)
 glue("fig-planted", figure)
 
 # %% [markdown]
