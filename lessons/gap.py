@@ -38,7 +38,7 @@ class Settings:
     epochs: int = 200 if DATA == "digits" else 20
     lr: float = 5e-3 if DATA == "digits" else 1e-3
     refit: int = 40 if DATA == "digits" else 2  # epochs, encoder alone
-    climb: int = 300 if DATA == "digits" else 200  # steps to find q*
+    climb: int = 200  # steps to find q*
     few: int = 500 if DATA == "digits" else 100  # images, planted faults
 
 
@@ -344,7 +344,7 @@ sizes = (n_pixels, *settings.hidden, family.n_params)
 encoder = mlp(sizes, generator)
 model = bernoulli_mlp((settings.dim, *settings.decoder, n_pixels), generator)
 train(model, encoder, family, settings.epochs, settings.lr)
-search = {"step": steps.Adam(0.03), "n_steps": settings.climb, "n_samples": 5}
+search = {"step": steps.Adam(0.05), "n_steps": settings.climb, "n_samples": 5}
 search |= {"objective": bound, "n_evidence": 2000}
 search |= {"generator": generator, "progress": True}
 method = direct(encoder, family)
