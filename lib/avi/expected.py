@@ -28,7 +28,7 @@ class Expected:
     folder: Path = Path("expected")
 
     def check(self, key: str, value: Any, unit: str = "nat", claim: str = "") -> None:
-        """Compare with the stored value; the one line printed shows no measured digit.
+        """Compare with the stored value; the line printed shows that, and no measured digit.
 
         Raises ValueError for a value that is not finite, KeyError for a key that is not stored,
         AssertionError for a value outside the tolerance.
@@ -55,7 +55,8 @@ class Expected:
                 f"{self.lesson}: {key} is {number:.6g}, stored {value:.6g} +- {tolerance:.2g}; "
                 "find out why it moved, or measure again with `make expected`."
             )
-        return "agrees with the stored value within its tolerance"
+        unit = stored[key]["unit"]
+        return f"agrees with the stored value, {value:.4g} \u00b1 {tolerance:.2g} {unit}"
 
 
 def glue(key: str, figure: Any, display: bool = True) -> None:
