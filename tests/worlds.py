@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from avi import models
 from avi.conformance import Support, grid, states
 from avi.families import DiagGaussian, Enumerated, Mixture, PointMass
-from avi.inference import Refine, direct, svi, vae_svi
+from avi.gradients import Adjoint, Unrolled
+from avi.inference import Refine, direct, savae, svi, vae_svi, vae_svi_kl
 from avi.nets import mlp
 from avi.steps import SGD, AdaGrad, Adam, Clipped, Momentum, RMSProp, TorchOptimiser
 
@@ -100,6 +101,15 @@ for _name, _step in STEPS.items():
     METHODS[f"vae_svi_{_name}"] = lambda x, family, step=_step: vae_svi(
         encoder(x, family), family, step, 3
     ).double()
+    for _mode in (Unrolled(), Adjoint()) if _name in ("momentum", "adam", "clipped") else ():
+        METHODS[f"savae_{type(_mode).__name__.lower()}_{_name}"] = (
+            lambda x, family, step=_step, mode=_mode: savae(
+                encoder(x, family), family, step, 3, mode
+            ).double()
+        )
+METHODS["vae_svi_kl"] = lambda x, family: vae_svi_kl(
+    encoder(x, family), family, SGD(0.05), 3
+).double()
 
 
 def world(name: str) -> tuple[nn.Module, Tensor, Support]:
