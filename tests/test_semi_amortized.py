@@ -22,7 +22,7 @@ from avi.inference import (
 )
 from avi.nets import mlp
 from avi.objectives import elbo
-from avi.steps import SGD, AdaGrad, Adam, Clipped, Momentum, RMSProp, TorchOptimiser
+from avi.steps import SGD, AdaGrad, Adam, ClipHeld, Clipped, Momentum, RMSProp, TorchOptimiser
 from avi.training import TrainSettings, fit
 
 STEPS = {
@@ -285,3 +285,38 @@ def test_savae_learns_where_to_start():
     run = fit(model, method, x, TrainSettings(epochs=60, lr=1e-2), progress=False)
     climb = [record.theta for record in run.history]
     assert sum(climb[-5:]) / 5 - sum(climb[:5]) / 5 > 0.3
+
+
+# ---- named approximations ----------------------------------------------------------------------
+
+
+def distance(step, mode=None):
+    """Of the encoder's gradient from the exact one, relative in L2; the loop runs the same."""
+    exact = case(Clipped(Momentum(0.2, 0.5), 0.1), Unrolled())
+    other = case(step, mode or Unrolled())
+    n = len(list(exact[0].parameters()))
+    want, found = (torch.cat([g.flatten() for g in gradients(*c)[n:]]) for c in (exact, other))
+    return ((found - want).norm() / want.norm()).item()
+
+
+def test_holding_the_clip_s_coefficient_is_an_approximation():
+    assert distance(Clipped(Momentum(0.2, 0.5), 0.1), Adjoint()) < 1e-10
+    assert distance(ClipHeld(Momentum(0.2, 0.5), 0.1)) > 0.01
+
+
+def test_later_clips_change_the_gradient_only_where_they_are_active():
+    step = Clipped(Momentum(0.2, 0.5), 0.1)
+    assert distance(step, Adjoint(clip=1e6)) < 1e-10
+    assert distance(step, Adjoint(clip=0.1)) > 0.01
+
+
+def test_a_later_clip_bounds_what_reaches_the_start():
+    """With the identity as encoder: the gradient at lam_0 has at most that norm over the batch."""
+    model, x, _ = world("bernoulli")
+    start = randn(BATCH, 2 * DIM).requires_grad_()
+    for clip in (0.01, 0.1):
+        mode = Adjoint(clip)
+        method = Refine(lambda x, model: start, FAMILY, STEPS["momentum"], 4, mode).double()
+        path = method(model, x, elbo(), method.noise(3, x, gen()).double())
+        (found,) = torch.autograd.grad(path.value(-1).sum(), start)
+        assert found.norm().item() == pytest.approx(clip)

@@ -75,7 +75,15 @@ class Adjoint:
     again with its graph, and its vector-Jacobian product turns d/d(lam_{k+1}, state_{k+1}) into
     d/d(lam_k, state_k, theta, phi): for `Momentum` these are the Hessian-vector products of
     Kim et al. (2018), exact where the published code takes finite differences.
+
+    `clip` shortens, after every step back, what arrives at lam_k and what is added for theta and
+    phi to that norm, each over the whole batch, as the later clips of the published code do. The
+    result is then an approximation, and examples interact; None, the default, is exact.
+
+    Raises ValueError for a step whose state is not made of tensors.
     """
+
+    clip: float | None = None
 
     def __call__(
         self, problem: Problem, step: Step, lam: Tensor, state: State, noise: Tensor
@@ -83,7 +91,9 @@ class Adjoint:
         if not all(isinstance(part, Tensor) for part in state):
             raise ValueError(f"Adjoint needs a state of tensors; {type(step).__name__} has another")
         parameters = [p for part in (problem.model, step) for p in _learned(part)]
-        out = _AdjointLoop.apply(problem, step, noise, len(state), lam, *state, *parameters)
+        out = _AdjointLoop.apply(
+            problem, step, noise, self.clip, len(state), lam, *state, *parameters
+        )
         return list(out[: len(noise)]), tuple(out[len(noise) :])
 
 
@@ -91,10 +101,10 @@ class _AdjointLoop(torch.autograd.Function):
     """(lam_0, state_0, parameters) -> lam_1 ... lam_K and state_K, with one step's graph alive."""
 
     @staticmethod
-    def forward(ctx, problem, step, noise, n_state, lam, *rest):
+    def forward(ctx, problem, step, noise, clip, n_state, lam, *rest):
         state, ctx.parameters = rest[:n_state], rest[n_state:]
         ctx.problem, ctx.step, ctx.noise, ctx.places = problem, step, noise, []
-        lams = []
+        ctx.clip, lams = clip, []
         for eps in noise:
             ctx.places.append((lam, *state))
             lam, state = _move(problem, step, lam, state, eps, keep=False)
@@ -113,9 +123,10 @@ class _AdjointLoop(torch.autograd.Function):
         ):
             place_bar[0] = _add(place_bar[0], lam_bar)
             found = _step_vjp(ctx, place, eps, place_bar)
-            place_bar = list(found[: len(place)])
-            theta_bar = [_add(a, b) for a, b in zip(theta_bar, found[len(place) :], strict=True)]
-        return None, None, None, None, *place_bar, *theta_bar
+            place_bar = [*_shorten(found[:1], ctx.clip), *found[1 : len(place)]]
+            more = _shorten(found[len(place) :], ctx.clip)
+            theta_bar = [_add(a, b) for a, b in zip(theta_bar, more, strict=True)]
+        return None, None, None, None, None, *place_bar, *theta_bar
 
 
 def _step_vjp(ctx, place, eps, place_bar) -> tuple[Tensor | None, ...]:
@@ -130,6 +141,15 @@ def _step_vjp(ctx, place, eps, place_bar) -> tuple[Tensor | None, ...]:
         return (None,) * len(inputs)
     outs, bars = zip(*used)
     return torch.autograd.grad(outs, inputs, bars, allow_unused=True)
+
+
+def _shorten(parts: tuple[Tensor | None, ...], norm: float | None) -> tuple[Tensor | None, ...]:
+    """All parts scaled so that their joint norm is at most `norm`."""
+    if norm is None or all(part is None for part in parts):
+        return parts
+    total = torch.stack([part.norm() for part in parts if part is not None]).norm()
+    excess = (total / norm).clamp(min=1)
+    return tuple(None if part is None else part / excess for part in parts)
 
 
 def _move(
