@@ -43,6 +43,14 @@ def hmm() -> models.HMM:
     return models.HMM(randn(2), randn(2, 2, seed=1), randn(2, 3, seed=2))
 
 
+def sequence(vocabulary: int = 5) -> models.SequenceModel:
+    """A tiny language model with random parameters, half as steep as an oracle's."""
+    model = models.SequenceModel(DIM, vocabulary, embedding=3, hidden=4).double()
+    models.uniform_(model, 0.7, gen(4))
+    models.uniform_(model.from_latent, 1.5, gen(5))
+    return model
+
+
 def binary(n: int = BATCH, seed: int = 3) -> Tensor:
     return (randn(n, N_X, seed=seed) > 0).double()
 
@@ -54,6 +62,7 @@ WORLDS = {
     "gaussian": lambda: (deep(models.gaussian_mlp), randn(BATCH, N_X, seed=6), grid(DIM)),
     "multinomial": lambda: (deep(models.multinomial_mlp), 2 * binary(seed=4) + 1, grid(DIM)),
     "finite_mixture": lambda: (finite_mixture(), randn(BATCH, 2, seed=7), states(1, 3)),
+    "sequence": lambda: (sequence(), torch.tensor([[0, 4, 2], [1, 1, 3], [4, 0, 0]]), grid(DIM)),
     "hmm": lambda: (hmm(), torch.tensor([[0, 1, 2], [2, 2, 0], [1, 0, 0]]), states(3, 2)),
 }
 GAUSSIAN = {
@@ -61,7 +70,9 @@ GAUSSIAN = {
     "point_mass": PointMass(DIM),
     "mixture": Mixture(DiagGaussian(DIM), 2),
 }
-FAMILIES = dict.fromkeys(["linear_gaussian", "bernoulli", "gaussian", "multinomial"], GAUSSIAN) | {
+FAMILIES = dict.fromkeys(
+    ["linear_gaussian", "bernoulli", "gaussian", "multinomial", "sequence"], GAUSSIAN
+) | {
     "finite_mixture": {
         "enumerated": Enumerated(1, 3),
         "mixture_enumerated": Mixture(Enumerated(1, 3), 2),

@@ -13,13 +13,13 @@ lam_1 ... lam_K and the last state. Steps must be per example, as all of `avi.st
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from avi.core import Problem, State
+from avi.core import Given, Problem, State
 from avi.steps import Step
 
 
@@ -90,21 +90,24 @@ class Adjoint:
     ) -> tuple[list[Tensor], State]:
         if not all(isinstance(part, Tensor) for part in state):
             raise ValueError(f"Adjoint needs a state of tensors; {type(step).__name__} has another")
+        given = problem.given
+        context = given.context if isinstance(given, Given) else ()
         parameters = [p for part in (problem.model, step) for p in _learned(part)]
-        out = _AdjointLoop.apply(
-            problem, step, noise, self.clip, len(state), lam, *state, *parameters
-        )
+        sizes = (len(state), len(context))
+        inputs = (lam, *state, *context, *parameters)
+        out = _AdjointLoop.apply(problem, step, noise, self.clip, sizes, *inputs)
         return list(out[: len(noise)]), tuple(out[len(noise) :])
 
 
 class _AdjointLoop(torch.autograd.Function):
-    """(lam_0, state_0, parameters) -> lam_1 ... lam_K and state_K, with one step's graph alive."""
+    """(lam_0, state_0, context, parameters) -> lam_1 ... lam_K and state_K."""
 
     @staticmethod
-    def forward(ctx, problem, step, noise, clip, n_state, lam, *rest):
-        state, ctx.parameters = rest[:n_state], rest[n_state:]
-        ctx.problem, ctx.step, ctx.noise, ctx.places = problem, step, noise, []
-        ctx.clip, lams = clip, []
+    def forward(ctx, problem, step, noise, clip, sizes, lam, *rest):
+        n_state, n_context = sizes
+        state, ctx.fixed = rest[:n_state], rest[n_state:]  # fixed: what every step shares
+        ctx.problem, ctx.step, ctx.noise, ctx.clip = problem, step, noise, clip
+        ctx.n_context, ctx.places, lams = n_context, [], []
         for eps in noise:
             ctx.places.append((lam, *state))
             lam, state = _move(problem, step, lam, state, eps, keep=False)
@@ -117,7 +120,7 @@ class _AdjointLoop(torch.autograd.Function):
         """eq-adjoint, from the last step to the first."""
         k = len(ctx.noise)
         lam_bars, place_bar = grads[:k], [None, *grads[k:]]  # d / d(lam_{k+1}, state_{k+1})
-        theta_bar = [None] * len(ctx.parameters)
+        fixed_bar = [None] * len(ctx.fixed)
         for place, eps, lam_bar in zip(
             reversed(ctx.places), ctx.noise.flip(0), reversed(lam_bars), strict=True
         ):
@@ -125,22 +128,44 @@ class _AdjointLoop(torch.autograd.Function):
             found = _step_vjp(ctx, place, eps, place_bar)
             place_bar = [*_shorten(found[:1], ctx.clip), *found[1 : len(place)]]
             more = _shorten(found[len(place) :], ctx.clip)
-            theta_bar = [_add(a, b) for a, b in zip(theta_bar, more, strict=True)]
-        return None, None, None, None, None, *place_bar, *theta_bar
+            fixed_bar = [_add(a, b) for a, b in zip(fixed_bar, more, strict=True)]
+        return None, None, None, None, None, *place_bar, *fixed_bar
 
 
 def _step_vjp(ctx, place, eps, place_bar) -> tuple[Tensor | None, ...]:
     """One step again, with its graph: the vector-Jacobian product with place_bar."""
+    context = [part.detach().requires_grad_(part.requires_grad) for part in _context(ctx)]
+    problem = _with_context(ctx.problem, tuple(context))
     with torch.enable_grad(), _double_backward():
         lam, *state = (part.detach().requires_grad_() for part in place)
-        moved, after = _move(ctx.problem, ctx.step, lam, tuple(state), eps, keep=True)
+        moved, after = _move(problem, ctx.step, lam, tuple(state), eps, keep=True)
     pairs = zip((moved, *after), place_bar, strict=True)
     used = [(out, bar) for out, bar in pairs if bar is not None and out.requires_grad]
-    inputs = (lam, *state, *ctx.parameters)
-    if not used:
-        return (None,) * len(inputs)
-    outs, bars = zip(*used)
-    return torch.autograd.grad(outs, inputs, bars, allow_unused=True)
+    return _vjp(used, (lam, *state, *context, *ctx.fixed[ctx.n_context :]))
+
+
+def _vjp(used, inputs) -> tuple[Tensor | None, ...]:
+    """The products of the used (output, bar) pairs, None for inputs that need no gradient."""
+    free = [part for part in inputs if part.requires_grad]
+    found = [None] * len(free)
+    if used:
+        outs, bars = zip(*used)
+        found = torch.autograd.grad(outs, free, bars, allow_unused=True)
+    each = iter(found)
+    return tuple(next(each) if part.requires_grad else None for part in inputs)
+
+
+def _context(ctx) -> tuple[Tensor, ...]:
+    return ctx.fixed[: ctx.n_context]
+
+
+def _with_context(problem: Problem, context: tuple[Tensor, ...]) -> Problem:
+    """The same problem with these tensors as its model's context."""
+    if not context:
+        return problem
+    other = replace(problem)
+    other.__dict__["given"] = Given(problem.model, context)  # what cached_property would hold
+    return other
 
 
 def _shorten(parts: tuple[Tensor | None, ...], norm: float | None) -> tuple[Tensor | None, ...]:

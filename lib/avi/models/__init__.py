@@ -11,6 +11,7 @@ from avi.models.image import (
     multinomial_mlp,
 )
 from avi.models.linear_gaussian import AffineEncoder, LinearGaussian
+from avi.models.sequence import SequenceEncoder, SequenceModel, oracle, uniform_
 
 __all__ = [
     "HMM",
@@ -21,7 +22,11 @@ __all__ = [
     "FiniteMixture",
     "GaussianNoise",
     "LinearGaussian",
+    "SequenceEncoder",
+    "SequenceModel",
     "bernoulli_mlp",
     "gaussian_mlp",
     "multinomial_mlp",
+    "oracle",
+    "uniform_",
 ]
