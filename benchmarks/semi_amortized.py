@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
 from finite_differences import lean_step, published_bound, published_step  # noqa: E402
-from worlds import WORLDS  # noqa: E402
+from worlds_of_benchmarks import WORLDS  # noqa: E402
 
 from avi.gradients import Adjoint, Unrolled  # noqa: E402
 from avi.inference import savae  # noqa: E402
