@@ -299,7 +299,7 @@ for radius in (1, 2):
 axes.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
 glue("fig-plane", figure)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Eleven by eleven decoded images. Neighbours differ a little, and from corner to corner several digits turn into each other."}} tags=["hide-input", "nbval-ignore-output"]
 ticks = torch.linspace(-2.5, 2.5, 11)
 grid = torch.cartesian_prod(-ticks, ticks).flip(-1)  # row by row, top first
 figure, axes = plt.subplots(figsize=(6.4, 6.4))
@@ -568,10 +568,11 @@ expected.check("at_mean", claimed, claim="log p(x | mean) - KL, held out.")
 expected.check("second", second, claim="Its excess by second order.")
 
 # %% tags=["hide-input", "nbval-ignore-output"]
-values |= {"ELBO": elbo, "log p": log_p, "mean of q": claimed, "loss": -loss}
+shown = {"ELBO": elbo, "log p": log_p, "grey": values["grey"]}
+shown |= {"cut at 1/2": values["cut"], "mean of q": claimed, "loss": -loss}
 figure, axes = plt.subplots()
-for name, value in values.items():
-    axes.plot(value, name, "ko" if name in ("ELBO", "log p") else "C1X")
-    axes.annotate(f"{value:.1f}  ", (value, name), ha="right", va="center")
-axes.set_xlabel("what is reported, nats")
+for y, (name, value) in enumerate(shown.items()):
+    axes.plot(value, y, "ko" if y < 2 else "C1X", markersize=9)
+    axes.annotate(f"   {value:.1f}", (value, y), va="center")
+axes.set(yticks=range(6), yticklabels=shown, ylim=(5.5, -0.5), xlabel="nats")
 glue("fig-traps", figure)
