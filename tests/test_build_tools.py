@@ -310,6 +310,13 @@ def test_values_come_from_seed_0_and_tolerances_from_five_seeds(project):
     assert entry["tolerance"] == pytest.approx(statistics.stdev(range(5)) / 2)
     assert entry["unit"] == "nat" and entry["claim"] == "The answer is 41."
     assert stored["mnist"] == {"kept": {}}
+    expected_tool.measure(project, [lesson_file(project)], "digits", **quiet, n_seeds=2)
+    assert json.loads(path.read_text())["digits"]["answer"]["seeds"] == [41.0, 42.0]
+
+
+def test_one_seed_has_no_spread_and_is_refused():
+    with pytest.raises(SystemExit, match="at least two seeds"):
+        expected_tool.main(["--seeds", "1"])
 
 
 def test_a_tolerance_is_never_below_its_floor():

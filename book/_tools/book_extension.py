@@ -60,8 +60,10 @@ class GlueData(FromLesson):
         if lesson is None:
             raise self.error(f"glue:data {key} needs :doc: (the lesson)")
         data = self.output(key, lesson, "application/json")
-        text = data["application/json"].replace("<", "\\u003c")  # no value can end the script element
-        script = f'<script type="application/json" id="{escape(key, quote=True)}">{text}</script>'
+        # escaped, so that no value can end the script element
+        text = data["application/json"].replace("<", "\\u003c")
+        name = escape(key, quote=True)
+        script = f'<script type="application/json" id="{name}">{text}</script>'
         return [nodes.raw("", script, format="html")]
 
 

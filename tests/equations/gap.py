@@ -63,7 +63,7 @@ def count_kl(lam) -> float:
 @equation("eq-inference-gap")
 def the_library_s_bound_misses_the_divergence():
     model, x, g = world(3)
-    lam = 0.5 * torch.randn(3, 4, generator=g, dtype=torch.float64)
+    lam = model.exact_encoder()(x) + 0.3 * torch.randn(3, 4, generator=g, dtype=torch.float64)
     eps = torch.randn(1, 3 * N, 2, generator=g, dtype=torch.float64)
     many = Problem(model, x.repeat(N, 1), FAMILY, elbo())
     draws = many(lam.repeat(N, 1), eps).unflatten(0, (N, 3))
