@@ -12,6 +12,7 @@ from avi.models.image import (
 )
 from avi.models.linear_gaussian import AffineEncoder, LinearGaussian
 from avi.models.sequence import SequenceEncoder, SequenceModel, oracle, uniform_
+from avi.models.text import TextEncoder, TextVAE, drawn, keyed, most_likely
 
 __all__ = [
     "HMM",
@@ -24,8 +25,13 @@ __all__ = [
     "LinearGaussian",
     "SequenceEncoder",
     "SequenceModel",
+    "TextEncoder",
+    "TextVAE",
     "bernoulli_mlp",
+    "drawn",
     "gaussian_mlp",
+    "keyed",
+    "most_likely",
     "multinomial_mlp",
     "oracle",
     "uniform_",
