@@ -51,6 +51,13 @@ def sequence(vocabulary: int = 5) -> models.SequenceModel:
     return model
 
 
+def text(dim: int = DIM, vocabulary: int = 5, **shares: float) -> models.TextVAE:
+    """A tiny text VAE with random parameters, ten times as steep as at the start of training."""
+    model = models.TextVAE(dim, vocabulary, 3, 4, **shares).double()
+    models.uniform_(model, 1.0, gen(6))
+    return model
+
+
 def binary(n: int = BATCH, seed: int = 3) -> Tensor:
     return (randn(n, N_X, seed=seed) > 0).double()
 
@@ -63,6 +70,7 @@ WORLDS = {
     "multinomial": lambda: (deep(models.multinomial_mlp), 2 * binary(seed=4) + 1, grid(DIM)),
     "finite_mixture": lambda: (finite_mixture(), randn(BATCH, 2, seed=7), states(1, 3)),
     "sequence": lambda: (sequence(), torch.tensor([[0, 4, 2], [1, 1, 3], [4, 0, 0]]), grid(DIM)),
+    "text": lambda: (text(), torch.tensor([[0, 4, 1], [2, 2, 1], [4, 3, 1]]), grid(DIM)),
     "hmm": lambda: (hmm(), torch.tensor([[0, 1, 2], [2, 2, 0], [1, 0, 0]]), states(3, 2)),
 }
 GAUSSIAN = {
@@ -71,7 +79,7 @@ GAUSSIAN = {
     "mixture": Mixture(DiagGaussian(DIM), 2),
 }
 FAMILIES = dict.fromkeys(
-    ["linear_gaussian", "bernoulli", "gaussian", "multinomial", "sequence"], GAUSSIAN
+    ["linear_gaussian", "bernoulli", "gaussian", "multinomial", "sequence", "text"], GAUSSIAN
 ) | {
     "finite_mixture": {
         "enumerated": Enumerated(1, 3),
