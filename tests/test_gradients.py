@@ -81,7 +81,7 @@ def test_gradient_in_lam(objective, family, model):
 def test_gradient_in_theta(objective, family, model):
     problem, lam, eps = evaluation_point(objective, family, model)
     # A problem keeps its model's context, which moved parameters make stale: a fresh one each time.
-    _check_parameters(problem.model, lambda: replace(problem)(lam, eps).mean())
+    check_parameters(problem.model, lambda: replace(problem)(lam, eps).mean())
 
 
 @pytest.mark.parametrize("model", FAMILIES)
@@ -90,7 +90,7 @@ def test_gradient_in_phi(model):
     family = next(iter(FAMILIES[model].values()))
     learner = smooth(direct(encoder(x, family), family))
     noise = randn(1, 3, BATCH, family.n_noise, seed=2)
-    _check_parameters(learner, lambda: learner(net, x, elbo(), noise).value(0).mean())
+    check_parameters(learner, lambda: learner(net, x, elbo(), noise).value(0).mean())
 
 
 @pytest.mark.parametrize("goal", ["theta", "phi"])
@@ -111,7 +111,7 @@ def test_gradient_of_the_credits_of_vae_svi(goal):
     _check_slope(parameters, slope, value)
 
 
-def _check_parameters(module: nn.Module, value) -> None:
+def check_parameters(module: nn.Module, value) -> None:
     parameters = list(module.parameters())
     grads = torch.autograd.grad(value(), parameters, allow_unused=True)
     slope = [

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from test_gradients import directions, richardson
+from test_gradients import check_parameters
 from torch import nn
 from torch.distributions import Categorical
 from worlds import DIM, N_SE, gen, randn, text
@@ -261,19 +261,8 @@ def goal(model, method, x):
 @pytest.mark.parametrize("mode", [Unrolled(), Adjoint()], ids=["unrolled", "adjoint"])
 def test_the_gradient_through_savae_is_that_of_central_differences(mode, keys):
     model, method, x = learners(mode, keys)
-    parameters = [*model.parameters(), *method.parameters()]
-    found = torch.autograd.grad(goal(model, method, x), parameters)
-    for parameter, slope in zip(parameters, found, strict=True):
-        point = parameter.detach().clone()
-
-        def value(at, parameter=parameter):
-            parameter.data = at
-            return goal(model, method, x).detach()
-
-        for direction in directions(point):
-            want = richardson(value, point, direction)
-            assert (slope * direction).sum().item() == pytest.approx(want, rel=1e-6, abs=1e-7)
-        parameter.data = point
+    for module in (model, method):
+        check_parameters(module, lambda: goal(model, method, x))
 
 
 def test_the_two_exact_modes_agree():

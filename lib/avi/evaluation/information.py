@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from avi.core import Posterior
 from avi.evaluation.evidence import Estimate
