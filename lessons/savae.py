@@ -661,7 +661,7 @@ def by_hand(lr=0.02, n_steps=20, own_start=True):
     path = places(method, n_steps)
     _, axes = plt.subplots(figsize=(5, 4.2))
     plots.landscape(axes, side, side, surface.view(71, 71).T)
-    plots.trajectory(axes, path.clamp(-3, 3), "SVI")
+    plots.trajectory(axes, path.nan_to_num(3).clamp(-3, 3), "SVI")
     plt.show()
 
 
