@@ -247,7 +247,7 @@ for key, (a, b) in spots.items():
 # %% tags=["hide-input", "nbval-ignore-output"]
 labels = {"$H_0$": (0.22, 0.62), "$H_1$": (2.22, 0.62), "$I$": (1, 0.24)}
 labels |= {"$\\alpha$": (1.72, 0.66), "$M_0$": (1.75, 1.85)}
-labels |= {"$M_1$": (3.52, 1.62), "$\\alpha$ ": (3.72, 0.66), "$I$ ": (3, 0.24)}
+labels |= {"$M_1$": (3.4, 1.28), "$\\alpha$ ": (3.72, 0.66), "$I$ ": (3, 0.24)}
 for text, (a, b) in labels.items():
     axes.text(a, b, text, ha="center", va="center", color=red)
 axes.set(xlim=(-1.8, 5.8), ylim=(-0.5, 2.6))
@@ -655,20 +655,38 @@ glue("fig-plane", figure)
 # Move the sliders: with which step size does the path from SA-VAE's start jump to and fro? How many steps does it need?
 
 # %% tags=["hide-input"]
-def by_hand(lr=0.02, n_steps=20, own_start=True):
-    begin = trained[K].init if own_start else from_prior.init
-    method = Refine(begin, pair, steps.Momentum(lr, 0.5))
-    path = places(method, n_steps)
-    _, axes = plt.subplots(figsize=(5, 4.2))
+from io import BytesIO
+
+import ipywidgets
+
+size_slider = ipywidgets.FloatSlider(0.02, min=0.005, max=0.2, step=0.005)
+step_slider = ipywidgets.IntSlider(20, min=0, max=40)
+origin = ipywidgets.Dropdown(options=["SA-VAE's start", "the prior"])
+controls = {"step size": size_slider, "steps": step_slider}
+controls["from"] = origin
+picture = ipywidgets.Image(format="png")
+
+
+# %% tags=["hide-input"]
+def redraw(change=None):
+    source = from_prior if origin.value == "the prior" else trained[K]
+    mover = steps.Momentum(size_slider.value, 0.5)
+    method = Refine(source.init, pair, mover)
+    figure, axes = plt.subplots(figsize=(5, 4.2))
     plots.landscape(axes, side, side, surface.view(71, 71).T)
-    plots.trajectory(axes, path.nan_to_num(3).clamp(-3, 3), "SVI")
-    plt.show()
+    path = places(method, step_slider.value).nan_to_num(3).clamp(-3, 3)
+    plots.trajectory(axes, path, "SVI")
+    figure.savefig(buffer := BytesIO(), format="png")
+    plt.close(figure)
+    picture.value = buffer.getvalue()
 
 
 # %% tags=["hide-input", "nbval-ignore-output"]
-from ipywidgets import interact
-
-_ = interact(by_hand, lr=(0.005, 0.2, 0.005), n_steps=(0, 40))
+for text, control in controls.items():
+    control.description = text
+    control.observe(redraw, "value")
+redraw()
+ipywidgets.VBox([*controls.values(), picture])
 
 # %% [markdown]
 # ## How many steps, what step size
