@@ -643,9 +643,9 @@ plots.trajectory(axes, places(trained[K]), "SA-VAE", plots.COLOURS["adam"])
 plots.trajectory(axes, places(from_prior), "SVI")
 answer = places(refined, 0)[0]
 cross = {"ms": 13, "mec": "black", "ls": "", "label": "VAE", "zorder": 6}
-axes.plot(*answer, "X", mfc=plots.COLOURS["encoder"], **cross)
 
 # %% tags=["hide-input", "nbval-ignore-output"]
+axes.plot(*answer, "X", mfc=plots.COLOURS["encoder"], **cross)
 plots.optimum(axes, summit, "grid optimum")
 axes.set(xlabel="mean of $z_1$", ylabel="mean of $z_2$")
 axes.legend(loc="lower right", fontsize=11, frameon=True, framealpha=1)
@@ -658,6 +658,7 @@ glue("fig-plane", figure)
 from io import BytesIO
 
 import ipywidgets
+from IPython.display import display
 
 size_slider = ipywidgets.FloatSlider(0.02, min=0.005, max=0.2, step=0.005)
 step_slider = ipywidgets.IntSlider(20, min=0, max=40)
@@ -685,8 +686,8 @@ def redraw(change=None):
 for text, control in controls.items():
     control.description = text
     control.observe(redraw, "value")
+display(ipywidgets.VBox([*controls.values(), picture]))
 redraw()
-ipywidgets.VBox([*controls.values(), picture])
 
 # %% [markdown]
 # ## How many steps, what step size
