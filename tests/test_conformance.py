@@ -31,8 +31,15 @@ def case(name: str, family_name: str, world_name: str) -> Case:
     return Case(method(name, x, family), model, x, objective, support)
 
 
-@pytest.mark.parametrize(("family", "model"), PAIRS)
-@pytest.mark.parametrize("name", METHODS)
+def applies(name: str, family: str) -> bool:
+    """The encoder that imitates the refined q needs a KL between two posteriors."""
+    return name != "vae_svi_kl" or family == "diag_gaussian"
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "model"),
+    [(n, *pair) for n in METHODS for pair in PAIRS if applies(n, pair[0])],
+)
 def test_method_conforms(name, family, model):
     this = case(name, family, model)
     for check in method_checks(this):

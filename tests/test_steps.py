@@ -7,7 +7,18 @@ from worlds import BATCH, DIM, N_X, linear_gaussian, randn
 from avi.core import Problem
 from avi.families import DiagGaussian
 from avi.objectives import elbo
-from avi.steps import SGD, AdaGrad, Adam, Clipped, Momentum, RMSProp, TorchOptimiser, gradient
+from avi.steps import (
+    SGD,
+    AdaGrad,
+    Adam,
+    BatchClipped,
+    ClipHeld,
+    Clipped,
+    Momentum,
+    RMSProp,
+    TorchOptimiser,
+    gradient,
+)
 
 P = 5
 OPTIM = torch.optim
@@ -146,3 +157,41 @@ def test_gradient_works_where_gradients_are_off_and_teaches_nobody():
     assert all(p.grad is None for p in model.parameters())
     kept = gradient(problem, lam.requires_grad_(), eps, keep=True)
     assert torch.autograd.grad(kept.sum(), lam)[0].abs().sum() > 0
+
+
+# ---- named approximations of published code ------------------------------------------------------
+
+
+def test_a_held_clip_moves_lam_alike_and_leaves_its_coefficient_out_of_the_derivative():
+    signal = (5 * randn(BATCH, P, seed=1)).requires_grad_()
+    lam, norm = randn(BATCH, P), 2.0
+    full, _ = Clipped(SGD(1.0), norm)(lam, signal, ())
+    held, _ = ClipHeld(SGD(1.0), norm)(lam, signal, ())
+    assert torch.equal(full, held)
+    toward = randn(BATCH, P, seed=2)
+    (slope_full,) = torch.autograd.grad((full * toward).sum(), signal)
+    (slope_held,) = torch.autograd.grad((held * toward).sum(), signal)
+    size = signal.detach().norm(dim=-1, keepdim=True)
+    assert (size > norm).all()
+    assert torch.allclose(slope_held, norm / size * toward)
+    unit = signal.detach() / size
+    across = toward - unit * (unit * toward).sum(-1, keepdim=True)  # along itself it cannot grow
+    assert torch.allclose(slope_full, norm / size * across)
+
+
+def test_the_published_step_divides_by_the_batch_and_clips_each_half_over_it():
+    signal, lam = 50 * randn(BATCH, P, seed=1), randn(BATCH, P)
+    moved = BatchClipped(SGD(1.0), 2.0)(lam, signal, ())[0] - lam
+    for half, given in zip(moved.chunk(2, -1), signal.chunk(2, -1), strict=True):
+        assert half.norm().item() == pytest.approx(2.0)
+        assert torch.allclose(half / half.norm(), given / given.norm())
+    gentle = BatchClipped(SGD(1.0), 1e9)(lam, signal, ())[0] - lam
+    assert torch.allclose(gentle, signal / BATCH)
+
+
+def test_in_the_published_step_examples_interact():
+    signal, lam = 50 * randn(BATCH, P, seed=1), randn(BATCH, P)
+    other = signal.clone()
+    other[1:] = 50 * randn(BATCH - 1, P, seed=2)
+    step = BatchClipped(SGD(1.0), 2.0)
+    assert (step(lam, signal, ())[0][0] - step(lam, other, ())[0][0]).abs().max() > 0.01

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from avi import models
 from avi.conformance import Support, grid, states
 from avi.families import DiagGaussian, Enumerated, Mixture, PointMass
-from avi.inference import Refine, direct, svi, vae_svi
+from avi.gradients import Adjoint, Unrolled
+from avi.inference import Refine, direct, savae, svi, vae_svi, vae_svi_kl
 from avi.nets import mlp
 from avi.steps import SGD, AdaGrad, Adam, Clipped, Momentum, RMSProp, TorchOptimiser
 
@@ -42,6 +43,21 @@ def hmm() -> models.HMM:
     return models.HMM(randn(2), randn(2, 2, seed=1), randn(2, 3, seed=2))
 
 
+def sequence(vocabulary: int = 5) -> models.SequenceModel:
+    """A tiny language model with random parameters, half as steep as an oracle's."""
+    model = models.SequenceModel(DIM, vocabulary, embedding=3, hidden=4).double()
+    models.uniform_(model, 0.7, gen(4))
+    models.uniform_(model.from_latent, 1.5, gen(5))
+    return model
+
+
+def text(dim: int = DIM, vocabulary: int = 5, **shares: float) -> models.TextVAE:
+    """A tiny text VAE with random parameters, ten times as steep as at the start of training."""
+    model = models.TextVAE(dim, vocabulary, 3, 4, **shares).double()
+    models.uniform_(model, 1.0, gen(6))
+    return model
+
+
 def binary(n: int = BATCH, seed: int = 3) -> Tensor:
     return (randn(n, N_X, seed=seed) > 0).double()
 
@@ -53,6 +69,8 @@ WORLDS = {
     "gaussian": lambda: (deep(models.gaussian_mlp), randn(BATCH, N_X, seed=6), grid(DIM)),
     "multinomial": lambda: (deep(models.multinomial_mlp), 2 * binary(seed=4) + 1, grid(DIM)),
     "finite_mixture": lambda: (finite_mixture(), randn(BATCH, 2, seed=7), states(1, 3)),
+    "sequence": lambda: (sequence(), torch.tensor([[0, 4, 2], [1, 1, 3], [4, 0, 0]]), grid(DIM)),
+    "text": lambda: (text(), torch.tensor([[0, 4, 1], [2, 2, 1], [4, 3, 1]]), grid(DIM)),
     "hmm": lambda: (hmm(), torch.tensor([[0, 1, 2], [2, 2, 0], [1, 0, 0]]), states(3, 2)),
 }
 GAUSSIAN = {
@@ -60,7 +78,9 @@ GAUSSIAN = {
     "point_mass": PointMass(DIM),
     "mixture": Mixture(DiagGaussian(DIM), 2),
 }
-FAMILIES = dict.fromkeys(["linear_gaussian", "bernoulli", "gaussian", "multinomial"], GAUSSIAN) | {
+FAMILIES = dict.fromkeys(
+    ["linear_gaussian", "bernoulli", "gaussian", "multinomial", "sequence", "text"], GAUSSIAN
+) | {
     "finite_mixture": {
         "enumerated": Enumerated(1, 3),
         "mixture_enumerated": Mixture(Enumerated(1, 3), 2),
@@ -100,6 +120,15 @@ for _name, _step in STEPS.items():
     METHODS[f"vae_svi_{_name}"] = lambda x, family, step=_step: vae_svi(
         encoder(x, family), family, step, 3
     ).double()
+    for _mode in (Unrolled(), Adjoint()) if _name in ("momentum", "adam", "clipped") else ():
+        METHODS[f"savae_{type(_mode).__name__.lower()}_{_name}"] = (
+            lambda x, family, step=_step, mode=_mode: savae(
+                encoder(x, family), family, step, 3, mode
+            ).double()
+        )
+METHODS["vae_svi_kl"] = lambda x, family: vae_svi_kl(
+    encoder(x, family), family, SGD(0.05), 3
+).double()
 
 
 def world(name: str) -> tuple[nn.Module, Tensor, Support]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-FORMAT = "avi-training-2"
+FORMAT = "avi-training-3"
 
 
 class CheckpointError(RuntimeError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -86,6 +87,33 @@ def uniform_log_weights(like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Given:
+    """A model for one batch x, with the part of log p(x | z) that needs no z computed already.
+
+    A model that has such a part defines `context(x) -> tensors` and takes them as a third argument
+    of `log_lik`; K steps of refinement then pay for it once.
+    """
+
+    model: Model
+    context: tuple[Tensor, ...]
+
+    @property
+    def prior(self) -> Posterior:
+        return self.model.prior
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        return self.model.log_prior(z)
+
+    def log_lik(self, x: Tensor, z: Tensor) -> Tensor:
+        return self.model.log_lik(x, z, self.context)
+
+
+def given(model: Model, x: Tensor) -> Model:
+    """The model with its context for x, or the model itself where it has none."""
+    return Given(model, model.context(x)) if hasattr(model, "context") else model
+
+
+@dataclass(frozen=True)
 class Problem:
     """One batch of variational problems: maximise objective(model, x, q(z; lam)) over lam.
 
@@ -104,6 +132,11 @@ class Problem:
         if self.x.ndim < 2 or len(self.x) == 0:
             raise ValueError(f"x must be a non-empty [batch, event] tensor, got {_shape(self.x)}")
 
+    @cached_property
+    def given(self) -> Model:
+        """The model as the objective sees it: with its context for x, computed at first use."""
+        return given(self.model, self.x)
+
     def q(self, lam: Tensor) -> Posterior:
         """The posterior that lam [B, P] stands for."""
         want = (len(self.x), self.family.n_params)
@@ -116,7 +149,7 @@ class Problem:
         want = (len(self.x), self.family.n_noise)
         if eps.ndim != 3 or tuple(eps.shape[1:]) != want:
             raise ValueError(f"noise must be [samples, *{want}], got {_shape(eps)}")
-        return self.objective(self.model, self.x, self.q(lam), eps)
+        return self.objective(self.given, self.x, self.q(lam), eps)
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,21 @@
 | VAE (direct)     | encoder   | none     | `last`       |
 | SVI              | constant  | any      | `theta_only` |
 | VAE + SVI        | encoder   | any      | `first`      |
+| VAE + SVI + KL   | encoder   | any      | `kl_to_last` |
+| SA-VAE           | encoder   | momentum | `last`       |
+
+In SA-VAE alone the loop itself is differentiated (`Unrolled` or `Adjoint` of `avi.gradients`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from avi.core import Cost, Family, Goals, Model, Objective, Path, Problem, State
+from avi.gradients import Adjoint, Detached, Differentiation
 from avi.steps import Step
 
 Init = Callable[[Tensor, Model], Tensor]
@@ -57,28 +61,21 @@ def first(path: Path) -> Goals:
     return Goals(path.value(-1), path.value(0))
 
 
+def kl_to_last(path: Path) -> Goals:
+    """theta learns at lam_K, phi from -KL(q_0 || q_K) with q_K held still: eq-kl-to-last.
+
+    The encoder is taught to answer what refinement found. Raises TypeError for a family whose
+    posteriors have no closed-form KL.
+    """
+    q = path.q(0)
+    if not hasattr(q, "kl"):
+        raise TypeError(f"a {type(q).__name__} has no closed-form KL to another: use `first`")
+    return Goals(path.value(-1), -q.kl(path.problem.q(path.lam[-1].detach())))
+
+
 def theta_only(path: Path) -> Goals:
     """theta learns at lam_K; the method has nothing to learn."""
     return Goals(path.value(-1), None)
-
-
-@dataclass(frozen=True)
-class Detached:
-    """lam, signal and state are constants at every step: nothing learns through the loop.
-
-    The parameters of a learned step stay in the graph, one iteration at a time.
-    """
-
-    def __call__(
-        self, problem: Problem, step: Step, lam: Tensor, state: State, noise: Tensor
-    ) -> tuple[list[Tensor], State]:
-        lams = []
-        for eps in noise:
-            lam, state = lam.detach(), tuple(map(_constant, state))
-            signal = step.signal(problem, lam, eps).detach()
-            lam, state = step(lam, signal, state)
-            lams.append(lam)
-        return lams, state
 
 
 class Refine(nn.Module):
@@ -99,7 +96,7 @@ class Refine(nn.Module):
         family: Family,
         step: Step | None = None,
         n_steps: int = 0,
-        gradient: Detached = Detached(),
+        gradient: Differentiation = Detached(),
         credit: Credit = last,
     ):
         super().__init__()
@@ -172,5 +169,23 @@ def vae_svi(encoder: nn.Module, family: Family, step: Step, n_steps: int) -> Ref
     return Refine(Encoder(encoder), family, step, n_steps, credit=first)
 
 
-def _constant(value):
-    return value.detach() if isinstance(value, Tensor) else value
+def vae_svi_kl(encoder: nn.Module, family: Family, step: Step, n_steps: int) -> Refine:
+    """As `vae_svi`, but the encoder imitates the refined q instead of climbing the bound.
+
+    The scheme Kim et al. (2018) compare with as VAE+SVI+KL.
+    """
+    return Refine(Encoder(encoder), family, step, n_steps, credit=kl_to_last)
+
+
+def savae(
+    encoder: nn.Module,
+    family: Family,
+    step: Step,
+    n_steps: int,
+    gradient: Differentiation = Adjoint(),
+) -> Refine:
+    """Semi-amortized inference (Kim et al. 2018): the encoder learns where refinement should start.
+
+    theta and phi both learn from the bound after refinement, through all its steps.
+    """
+    return Refine(Encoder(encoder), family, step, n_steps, gradient, last)

@@ -153,6 +153,34 @@ class Clipped:
 
 
 @dataclass(frozen=True)
+class ClipHeld(Clipped):
+    """`Clipped` with its coefficient held constant: an approximation, once a loop is unrolled.
+
+    lam moves as with `Clipped`. The derivative is not that of the loop that was run, wherever the
+    clip is active: what a longer signal would have changed is left out.
+    """
+
+    def __call__(self, lam: Tensor, signal: Tensor, state: State) -> tuple[Tensor, State]:
+        excess = (signal.detach().norm(dim=-1, keepdim=True) / self.norm).clamp(min=1)
+        return self.step(lam, signal / excess, state)
+
+
+@dataclass(frozen=True)
+class BatchClipped(Clipped):
+    """The step of the published SA-VAE code: the gradient of the batch mean, clipped batch-wide.
+
+    The signal is divided by B (eq-batch-mean); then its first half, the means, and its second half,
+    the log variances, are each shortened to `norm` over the whole batch. Examples interact, so the
+    answer for one depends on which others came with it: for reproducing published rows only.
+    """
+
+    def __call__(self, lam: Tensor, signal: Tensor, state: State) -> tuple[Tensor, State]:
+        halves = (signal / len(signal)).chunk(2, -1)
+        short = [half / (half.norm() / self.norm).clamp(min=1) for half in halves]
+        return self.step(lam, torch.cat(short, -1), state)
+
+
+@dataclass(frozen=True)
 class TorchOptimiser:
     """Any torch.optim class as a step, e.g. TorchOptimiser(lambda p: torch.optim.NAdam(p, lr=.1)).
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from avi import checkpoint as ckpt
+from avi.batches import Batches, Rows
 from avi.core import Goals, Objective
 from avi.inference import Refine
 from avi.objectives import elbo
@@ -114,10 +115,28 @@ def _check_gradients(**learners: nn.Module) -> None:
             raise TrainingError(f"{letter} gradients not finite: {', '.join(wild)}; lower the lr")
 
 
+def anneal(
+    start: float, end: float, n_steps: int, analytic_kl: bool = False
+) -> Callable[[int], elbo]:
+    """step -> elbo(beta): beta goes from start to end in a straight line, and then stays there.
+
+    KL annealing (Bowman et al. 2016), as `fit`'s objective. Below beta = 1 the value is no bound.
+    Raises ValueError for fewer than one step.
+    """
+    if n_steps < 1:
+        raise ValueError(f"annealing takes at least one step, got {n_steps}")
+
+    def objective(step: int) -> elbo:
+        share = min(1.0, step / n_steps)
+        return elbo((1 - share) * start + share * end, analytic_kl)
+
+    return objective
+
+
 def fit(
     model: nn.Module,
     method: Refine,
-    x: Tensor,
+    x: Tensor | Batches,
     settings: TrainSettings = TrainSettings(),
     *,
     objective: Callable[[int], Objective] = lambda step: elbo(),
@@ -126,7 +145,7 @@ def fit(
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Fit:
-    """Train model and method on x [N, X]; both are changed in place.
+    """Train model and method on x, a tensor [N, X] or `Batches`; both are changed in place.
 
     objective   step -> objective, so annealing is a function of the step and changes nothing else
     observe     applied to each minibatch, e.g. dynamic binarisation
@@ -136,7 +155,7 @@ def fit(
     Raises ValueError for empty or non-finite data, CheckpointError for an unusable file or one that
     belongs to other settings or data, TrainingError when a step fails.
     """
-    _check_data(x)
+    x = Rows(x) if isinstance(x, Tensor) else x
     run = _Run(model, method, x, settings, make_optimiser)
     if checkpoint is not None:
         run.resume(Path(checkpoint))
@@ -163,10 +182,10 @@ class _Run:
         self.model, self.method, self.x, self.settings = model, method, x, settings
         self.optimiser = make_optimiser(trainable(model) + trainable(method), settings.lr)
         self.generator = torch.Generator(device=x.device).manual_seed(settings.seed)
-        self.per_epoch = math.ceil(len(x) / settings.batch_size)
+        self.per_epoch = x.n_batches(settings.batch_size)
         self.total = settings.epochs * self.per_epoch
         self.step, self.steps_run = 0, 0
-        self.order = torch.arange(len(x), device=x.device)
+        self.plan: list[Tensor] = []  # the row numbers of this epoch's minibatches
         self.history: list[Record] = []
         self.fingerprint = self._fingerprint()
 
@@ -177,9 +196,8 @@ class _Run:
     def next_batch(self) -> Tensor:
         position = self.step % self.per_epoch
         if position == 0:
-            self.order = torch.randperm(len(self.x), generator=self.generator, device=self.x.device)
-        size = self.settings.batch_size
-        return self.x[self.order[position * size : (position + 1) * size]]
+            self.plan = self.x.plan(self.settings.batch_size, self.generator)
+        return self.x[self.plan[position]]
 
     def record(self, goals: Goals) -> None:
         phi = math.nan if goals.phi is None else goals.phi.mean().item()
@@ -193,12 +211,13 @@ class _Run:
         names = [[n, *p.shape] for m in (self.model, self.method) for n, p in m.named_parameters()]
         facts = asdict(self.settings) | {"parameters": names, "optimiser": repr(self.optimiser)}
         facts.pop("checkpoint_every")  # changes when a file is written, not what is in it
-        return ckpt.digest({"x": self.x}, json.dumps(facts))
+        return ckpt.digest(self.x.tensors(), json.dumps(facts))
 
     def save(self, path: Path) -> None:
         tensors = ckpt.pack_modules(model=self.model, method=self.method)
         tensors |= ckpt.pack_optimiser(self.optimiser)
-        tensors["generator"], tensors["order"] = self.generator.get_state(), self.order
+        tensors["generator"], tensors["order"] = self.generator.get_state(), torch.cat(self.plan)
+        tensors["sizes"] = torch.tensor([len(rows) for rows in self.plan])
         tensors["history"] = torch.tensor(self.history, dtype=torch.float64)
         ckpt.write(path, tensors, {"step": self.step, "run": self.fingerprint})
 
@@ -214,17 +233,10 @@ class _Run:
         ckpt.unpack_modules(tensors, model=self.model, method=self.method)
         ckpt.unpack_optimiser(self.optimiser, tensors)
         self.generator.set_state(tensors["generator"])
-        self.order, self.step = tensors["order"].to(self.x.device), meta["step"]
+        self.plan = list(tensors["order"].to(self.x.device).split(tensors["sizes"].tolist()))
+        self.step = meta["step"]
         rows = tensors["history"].tolist()
         self.history = [Record(int(s), int(e), theta, phi) for s, e, theta, phi in rows]
-
-
-def _check_data(x: Tensor) -> None:
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(f"training data must be a non-empty [N, X] tensor, got {tuple(x.shape)}")
-    if x.is_floating_point() and not x.isfinite().all():
-        bad = int((~x.isfinite().flatten(1).all(1)).sum())
-        raise ValueError(f"{bad} of {len(x)} training examples hold NaN or infinite values")
 
 
 def _bar(steps: range, run: _Run, progress: bool) -> Iterable[int]:

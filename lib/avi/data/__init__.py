@@ -10,15 +10,29 @@
 `linear-gaussian` and `finite-mixture` (1,000 / 250 / 250 rows of real values, nothing needed) are
 drawn from the exact models in `avi.data.known`, so log p(x) and the posterior are known for every
 row; `generated(model.sample, ...)` makes more of the kind.
+
+Text goes by `avi.data.load_text("generated")`:
+
+| name        | sentences              | tokens | needs                                          |
+| ----------- | ---------------------- | ------ | ---------------------------------------------- |
+| `generated` | 5,000 / 1,000 / 1,000  | 182    | nothing; `generated_text(...)` makes more      |
+| `ptb`       | 42,068 / 3,370 / 3,761 | 10,000 | AVI_DATA                                       |
+| `yahoo`     | 9,000 / 1,000 / 10,000 | 19,998 | AVI_DATA; not the paper's data: see its `note` |
+
 Nothing is downloaded unless the call says so: `load("mnist", download=True)`.
 """
 
 from collections.abc import Callable
 
-from avi.data import digits, known, mnist, omniglot
+from avi.data import digits, known, mnist, omniglot, text_files
 from avi.data.dataset import Dataset, as_is, binarise, generated
+from avi.data.grammar import generated_text
+from avi.data.text import Corpus, Sentences, Vocabulary, corpus
 
-__all__ = ["LOADERS", "Dataset", "as_is", "binarise", "generated", "load"]
+__all__ = [
+    "LOADERS", "TEXTS", "Corpus", "Dataset", "Sentences", "Vocabulary", "as_is", "binarise",
+    "corpus", "generated", "generated_text", "load", "load_text",
+]  # fmt: skip
 
 LOADERS: dict[str, Callable[..., Dataset]] = {
     "digits": digits.load,
@@ -27,6 +41,12 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "omniglot": omniglot.load,
     "linear-gaussian": known.load_linear_gaussian,
     "finite-mixture": known.load_finite_mixture,
+}
+
+TEXTS: dict[str, Callable[..., Corpus]] = {
+    "generated": generated_text,
+    "ptb": text_files.load_ptb,
+    "yahoo": text_files.load_yahoo,
 }
 
 
@@ -42,3 +62,14 @@ def load(name: str, **options) -> Dataset:
     if name not in LOADERS:
         raise ValueError(f"no data set is called {name!r}; there are: {', '.join(LOADERS)}")
     return LOADERS[name](**options)
+
+
+def load_text(name: str, **options) -> Corpus:
+    """The text corpus called `name`, its files checked against their published sums.
+
+    `options` go to the corpus's own loader: `max_length` for files, sizes and seed for
+    `generated`. Raises as `load` does.
+    """
+    if name not in TEXTS:
+        raise ValueError(f"no text corpus is called {name!r}; there are: {', '.join(TEXTS)}")
+    return TEXTS[name](**options)

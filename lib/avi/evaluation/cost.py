@@ -34,8 +34,8 @@ def count_calls(model) -> Iterator[dict[str, int]]:
     def add(name: str, tensor: Tensor) -> None:
         counts[name] += tensor.numel()
 
-    def counted(x, z):
-        value = original(x, z)
+    def counted(x, z, *context):
+        value = original(x, z, *context)
         add("forward", value)
         if value.requires_grad:
             value.register_hook(partial(add, "backward"))

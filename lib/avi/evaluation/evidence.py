@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avi.core import Family, Model, Problem
+from avi.core import Family, Model, Problem, given
 from avi.objectives import log_ratio
 
 WEAK_ESS = 0.01  # below this share of effective samples an evidence estimate is shown as ">="
@@ -74,7 +74,9 @@ def log_evidence(
         raise ValueError(f"importance sampling needs at least 2 samples, got {n_samples}")
     examples = max(1, min(len(x), rows // 500))  # 500 rows a chunk already run at full speed
     parts = [
-        _evidence_chunk(model, xs, family(lams, model), n_samples, generator, rows // len(xs))
+        _evidence_chunk(
+            given(model, xs), xs, family(lams, model), n_samples, generator, rows // len(xs)
+        )
         for xs, lams in zip(x.split(examples), lam.split(examples))
     ]
     log_p, ess, half = (torch.cat(column) for column in zip(*parts))

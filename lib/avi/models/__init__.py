@@ -11,6 +11,8 @@ from avi.models.image import (
     multinomial_mlp,
 )
 from avi.models.linear_gaussian import AffineEncoder, LinearGaussian
+from avi.models.sequence import SequenceEncoder, SequenceModel, oracle, uniform_
+from avi.models.text import TextEncoder, TextVAE, drawn, keyed, most_likely
 
 __all__ = [
     "HMM",
@@ -21,7 +23,16 @@ __all__ = [
     "FiniteMixture",
     "GaussianNoise",
     "LinearGaussian",
+    "SequenceEncoder",
+    "SequenceModel",
+    "TextEncoder",
+    "TextVAE",
     "bernoulli_mlp",
+    "drawn",
     "gaussian_mlp",
+    "keyed",
+    "most_likely",
     "multinomial_mlp",
+    "oracle",
+    "uniform_",
 ]
