@@ -19,7 +19,7 @@ from avi.families import DiagGaussian, Mixture, MixturePosterior, PointMass
 from avi.inference import Constant, Detached, Refine, direct, svi
 from avi.models import LinearGaussian
 from avi.objectives import elbo, log_joint
-from avi.steps import SGD
+from avi.steps import SGD, BatchClipped
 
 PAIRS = [(family, model) for model, families in FAMILIES.items() for family in families]
 
@@ -294,4 +294,10 @@ def test_steps_of_the_suite_are_all_steps_of_the_library():
         for kind in vars(steps).values()
         if isinstance(kind, type) and kind.__module__ == steps.__name__ and hasattr(kind, "start")
     } - {steps.Step}
-    assert named == {type(step) for step in STEPS.values()}
+    coupled = {steps.BatchClipped}  # it makes the examples of a batch interact, and is named for it
+    assert named - coupled == {type(step) for step in STEPS.values()}
+
+
+def test_catches_the_published_step_in_which_examples_interact():
+    this = refine(good(), step=BatchClipped(SGD(5.0), 0.1))
+    fails(conformance.check_independence, this, "when the others' data changed")

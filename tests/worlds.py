@@ -11,7 +11,7 @@ from avi.families import DiagGaussian, Enumerated, Mixture, PointMass
 from avi.gradients import Adjoint, Unrolled
 from avi.inference import Refine, direct, savae, svi, vae_svi, vae_svi_kl
 from avi.nets import mlp
-from avi.steps import SGD, AdaGrad, Adam, Clipped, Momentum, RMSProp, TorchOptimiser
+from avi.steps import SGD, AdaGrad, Adam, ClipHeld, Clipped, Momentum, RMSProp, TorchOptimiser
 
 DIM, N_X, BATCH = 2, 4, 3
 N_SE = 5
@@ -94,6 +94,7 @@ STEPS = {
     "rmsprop": RMSProp(0.02),
     "adam": Adam(0.05),
     "clipped": Clipped(Momentum(0.05), 1.0),
+    "clip_held": ClipHeld(Momentum(0.05), 1.0),
     "torch": TorchOptimiser(lambda p: torch.optim.NAdam(p, lr=0.05)),
 }
 
