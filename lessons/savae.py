@@ -243,6 +243,7 @@ box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "black"}
 middle = {"ha": "center", "va": "center", "fontsize": 17, "bbox": box}
 for key, (a, b) in spots.items():
     axes.text(a, b, f"${texts[key]}$", **middle)
+plt.close(figure)  # shown once it is complete
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 labels = {"$H_0$": (0.22, 0.62), "$H_1$": (2.22, 0.62), "$I$": (1, 0.24)}
@@ -354,6 +355,7 @@ for part, name in enumerate(("encoder", "decoder")):
         rows[f"{kind} precision"] = (widths, [pair[part] for pair in pairs])
     plots.curves(panels[part], rows, "width $\\epsilon$", f"error, {name}")
     panels[part].axhline(exact[part], color="black", ls=":")
+plt.close(figure)  # shown once it is complete
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 for part, axes in enumerate(panels):
@@ -533,6 +535,7 @@ of = plots.Thermometer.of
 bars = []
 for key, (result, name) in rows.items():
     bars.append(of(name, result, "Gaussian", key not in ("vae", "longer")))
+plt.close(figure)  # shown once it is complete
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 plots.thermometer(panels[0], bars[:4])
@@ -643,6 +646,7 @@ plots.trajectory(axes, places(trained[K]), "SA-VAE", plots.COLOURS["adam"])
 plots.trajectory(axes, places(from_prior), "SVI")
 answer = places(refined, 0)[0]
 cross = {"ms": 13, "mec": "black", "ls": "", "label": "VAE", "zorder": 6}
+plt.close(figure)  # shown once it is complete
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 axes.plot(*answer, "X", mfc=plots.COLOURS["encoder"], **cross)
