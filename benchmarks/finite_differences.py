@@ -7,15 +7,12 @@ the reverse recursion, in which every Hessian-vector product is a difference of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from avi.core import Problem
 
 GAMMA, CLIP = 0.5, 5.0
-Gradient = Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor]]]  # (lam, eps) -> d lam, d theta
 
 
 def shorten(parts: list[Tensor], norm: float) -> list[Tensor]:
@@ -88,25 +85,25 @@ def lean_step(world, objective, optimiser, eps_fd: float = 1e-3) -> None:
     shared = list(getattr(problem.given, "context", ()))
     theta = list(model.parameters())
     direct = [p for p in theta if not shared or p is model.from_latent.weight]
+    fixed = [*shared, *direct]
 
-    def climb(lam, eps, extra=()):
+    def climb(lam, eps):
         lam = lam.detach().requires_grad_()
         value = problem(lam, eps).sum()
-        return torch.autograd.grad(value, [lam, *extra], retain_graph=bool(shared))
+        return torch.autograd.grad(value, [lam, *fixed], retain_graph=bool(shared))
 
     answer = encoder(x)
     lam, velocity, past = answer.detach(), torch.zeros_like(answer), []
-    fixed = [*shared, *direct]
     for eps in noise[:-1]:
-        g, *g_fixed = climb(lam, eps, fixed)
+        g, *g_fixed = climb(lam, eps)
         past.append((lam, g, g_fixed))
         velocity = GAMMA * velocity + g
         lam = lam + lr * velocity
-    lam_bar, *fixed_bar = climb(lam, noise[-1], fixed)
+    lam_bar, *fixed_bar = climb(lam, noise[-1])
     v_bar = torch.zeros_like(lam)
     for (lam, g, g_fixed), eps in zip(reversed(past), noise[:-1].flip(0), strict=True):
         v_bar = v_bar + lr * lam_bar
-        h, *h_fixed = climb(lam + eps_fd * v_bar, eps, fixed)
+        h, *h_fixed = climb(lam + eps_fd * v_bar, eps)
         for total, a, b in zip(fixed_bar, g_fixed, h_fixed):
             total.add_(b - a, alpha=1 / eps_fd)
         lam_bar = lam_bar + (h - g) / eps_fd
