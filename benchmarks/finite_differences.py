@@ -15,15 +15,12 @@ from avi.core import Problem
 GAMMA, CLIP = 0.5, 5.0
 
 
-def shorten(parts: list[Tensor], norm: float) -> list[Tensor]:
-    """All parts scaled so that their joint norm is at most `norm`."""
-    total = torch.stack([part.norm() for part in parts]).norm()
-    return [part / (total / norm).clamp(min=1) for part in parts]
-
-
-def shorten_halves(lam_grad: Tensor) -> Tensor:
-    """Means and log variances apart, each over the whole batch."""
-    return torch.cat([shorten([half], CLIP)[0] for half in lam_grad.chunk(2, -1)], -1)
+def clip_(parts: list[Tensor]) -> None:
+    """All parts scaled in place so that their joint norm is at most CLIP."""
+    total = sum(part.norm() ** 2 for part in parts) ** 0.5
+    if (excess := total / CLIP) > 1:
+        for part in parts:
+            part.div_(excess)
 
 
 def published_bound(decoder_probability, x, lam, eps) -> Tensor:
@@ -42,39 +39,71 @@ def descend(optimiser, parameters: list[nn.Parameter], ascent: list[Tensor]) -> 
     optimiser.step()
 
 
-def published_step(world, bound, optimiser, lr: float = 1.0, eps_fd: float = 1e-5) -> None:
-    """One step as published: theta's gradient in every inner step, K copies of it kept, clips in
-    five places, and the bound of the encoder's own answer once more for the log."""
-    model, encoder, _, x, noise, _ = world
-    theta = list(model.parameters())
+class Published:
+    """The training step as published, with what it does beyond the mathematics.
 
-    def gradient(lam, eps):
+    theta's gradient is taken in every inner step and copied into a buffer of K copies, emptied at
+    the start of each call; gradients are shortened in place, in five places; the bound of the
+    encoder's own answer is computed once more for the log.
+    """
+
+    def __init__(self, world, bound, optimiser, lr: float = 1.0, eps_fd: float = 1e-5):
+        self.world, self.bound, self.optimiser = world, bound, optimiser
+        self.lr, self.eps_fd = lr, eps_fd
+        self.theta = list(world.model.parameters())
+        n_steps = len(world.noise) - 1
+        self.buffers = [p.new_zeros(n_steps, *p.shape) for p in self.theta]
+
+    def gradients(self, lam: Tensor, eps: Tensor) -> tuple[Tensor, list[Tensor]]:
         lam = lam.detach().requires_grad_()
-        found = torch.autograd.grad(bound(model, x, lam, eps), [lam, *theta])
+        value = self.bound(self.world.model, self.world.x, lam, eps)
+        found = torch.autograd.grad(value, [lam, *self.theta], retain_graph=True)
         return found[0], list(found[1:])
 
-    answer = encoder(x)
-    bound(model, x, answer.detach(), noise[0]).item()  # the log
-    lam, velocity, past = answer.detach(), torch.zeros_like(answer), []
-    for eps in noise[:-1]:
-        g, g_theta = gradient(lam, eps)
-        g = shorten_halves(g)
-        past.append((lam, g, g_theta))
-        velocity = GAMMA * velocity + g
-        lam = lam + lr * velocity
-    lam_bar, theta_bar = gradient(lam, noise[-1])
-    v_bar = torch.zeros_like(lam)
-    for (lam, g, g_theta), eps in zip(reversed(past), noise[:-1].flip(0), strict=True):
-        v_bar = v_bar + lr * lam_bar
-        h, h_theta = gradient(lam + eps_fd * v_bar, eps)
-        h, *h_theta = shorten([h, *h_theta], CLIP)
-        second = shorten([(b - a) / eps_fd for a, b in zip(g_theta, h_theta)], CLIP)
-        theta_bar = [a + b for a, b in zip(theta_bar, second)]
-        (lam_bar,) = shorten([lam_bar + (h - g) / eps_fd], CLIP)
-        v_bar = GAMMA * v_bar
-    phi = list(encoder.parameters())
-    phi_bar = torch.autograd.grad(answer, phi, lam_bar)
-    descend(optimiser, theta + phi, shorten([*theta_bar, *phi_bar], CLIP))
+    def __call__(self) -> None:
+        model, encoder, _, x, noise, _ = self.world
+        self.optimiser.zero_grad()
+        for buffer in self.buffers:
+            buffer.zero_()
+        answer = encoder(x)
+        self.bound(model, x, answer, noise[0]).item()  # the log
+        lam, past = self.forwards(answer.detach(), noise[:-1])
+        lam = lam.requires_grad_()
+        (-self.bound(model, x, lam, noise[-1])).backward()
+        lam_bar = self.backwards(-lam.grad, past, noise[:-1])
+        answer.backward(-lam_bar)
+        learned = [*self.theta, *encoder.parameters()]
+        torch.nn.utils.clip_grad_norm_(learned, CLIP)
+        self.optimiser.step()
+
+    def forwards(self, lam: Tensor, noise: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        velocity, past = torch.zeros_like(lam), []
+        for k, eps in enumerate(noise):
+            g, g_theta = self.gradients(lam, eps)
+            for half in g.chunk(2, -1):  # the means, and the log variances
+                clip_([half])
+            for buffer, part in zip(self.buffers, g_theta, strict=True):
+                buffer[k].copy_(part)
+            past.append((lam.clone(), g.clone()))
+            velocity = GAMMA * velocity + g
+            lam = lam + self.lr * velocity
+        return lam, past
+
+    def backwards(self, lam_bar: Tensor, past: list, noise: Tensor) -> Tensor:
+        v_bar = torch.zeros_like(lam_bar)
+        for k in reversed(range(len(past))):
+            lam, g = past[k]
+            v_bar = v_bar + self.lr * lam_bar
+            h, h_theta = self.gradients(lam + self.eps_fd * v_bar, noise[k])
+            clip_([h, *h_theta])
+            second = [(b - a[k]) / self.eps_fd for a, b in zip(self.buffers, h_theta, strict=True)]
+            clip_(second)
+            for parameter, part in zip(self.theta, second, strict=True):
+                parameter.grad.data += -part
+            lam_bar = lam_bar + (h - g) / self.eps_fd
+            clip_([lam_bar])
+            v_bar = GAMMA * v_bar
+        return lam_bar
 
 
 def lean_step(world, objective, optimiser, eps_fd: float = 1e-3) -> None:

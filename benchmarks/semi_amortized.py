@@ -3,8 +3,9 @@
     make bench                 a table of ratios to the published algorithm, and their spread
 
 One thread, variants interleaved in random order, CPU time, ratios of medians. Memory is the peak of
-the bytes that tensors allocate during a step. Every variant starts each step from the same weights'
-shapes and the same noise; what differs is how inference is differentiated.
+the bytes that tensors allocate during a step, with the buffers that a method keeps between steps.
+Every variant starts each step from the same weights' shapes and the same noise; what differs is how
+inference is differentiated.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
-from finite_differences import lean_step, published_bound, published_step  # noqa: E402
+from finite_differences import Published, lean_step, published_bound  # noqa: E402
 from worlds_of_benchmarks import WORLDS  # noqa: E402
 
 from avi.gradients import Adjoint, Unrolled  # noqa: E402
@@ -64,7 +65,7 @@ def exact(world, mode) -> Callable[[], None]:
 def published(world, name) -> Callable[[], None]:
     parameters = [*world.model.parameters(), *world.encoder.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=1e-4)
-    return lambda: published_step(world, PUBLISHED_BOUNDS[name], optimiser)
+    return Published(world, PUBLISHED_BOUNDS[name], optimiser)
 
 
 def lean(world) -> Callable[[], None]:
@@ -107,12 +108,17 @@ def peak_bytes(step: Callable[[], None]) -> int:
     return peak
 
 
+def memory_of(step: Callable[[], None]) -> int:
+    """What a step allocates at its peak, and the buffers that it keeps between steps."""
+    return peak_bytes(step) + sum(b.nbytes for b in getattr(step, "buffers", ()))
+
+
 def measure(name: str, rounds: int) -> dict[str, dict[str, float]]:
     steps = variants(name)
     found = times(steps, rounds)
     base = statistics.median(found["published algorithm"])
     lean_base = statistics.median(found["lean finite differences"])
-    memory = {label: peak_bytes(step) for label, step in steps.items()}
+    memory = {label: memory_of(step) for label, step in steps.items()}
     rows = {}
     for label, seconds in found.items():
         low, median, high = statistics.quantiles(seconds, n=4)
