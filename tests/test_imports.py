@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"core", "objectives", "steps", "inference"},
     "plots": {"core", "evaluation"},
     "check": {"core", "densities", "families", "objectives", "steps"},
+    "reproduce": {"training"},
     "conformance": {"core", "densities", "objectives", "inference", "training", "evaluation"},
 }
 

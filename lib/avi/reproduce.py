@@ -1,0 +1,253 @@
+"""Run the rows of the papers' tables, each on several seeds, and keep one small file for every run.
+
+    python -m avi.reproduce --list
+    python -m avi.reproduce savae-table1 --tier full --rows 'oracle/*' --seeds 5
+
+An experiment is a module in the folder `reproduction/` with a name, `NAME`, and its rows,
+`ROWS: dict[str, Row]`. A row is a frozen dataclass: all it holds is its configuration, and belongs
+to the hash by which a result is known again. A run that stopped goes on from its checkpoint; a run
+whose result is there is not repeated; a result is never overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fnmatch
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+import torch
+
+from avi.training import TrainingError
+
+FOLDER = Path("reproduction")
+TIERS = ("smoke", "mini", "full")
+
+
+class Row(Protocol):
+    """One row of a table: a frozen dataclass that can be measured."""
+
+    def at(self, tier: str) -> Row:
+        """The same row, smaller: `full` is the paper's setting."""
+        ...
+
+    def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
+        """The measured values; goes on from `checkpoint` if that file exists."""
+        ...
+
+
+class ResultError(RuntimeError):
+    """A result file that cannot be used; the message names it and says what to do."""
+
+
+def experiments(folder: Path = FOLDER) -> dict[str, ModuleType]:
+    """Every experiment of the folder, by name.
+
+    Raises FileNotFoundError where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no folder {folder.resolve()}: run this where the course was cloned, or pass --folder"
+        )
+    return {module.NAME: module for module in map(_load, sorted(folder.glob("[a-z]*.py")))}
+
+
+def _load(path: Path) -> ModuleType:
+    name = f"avi_reproduction_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def configuration(row: Row) -> dict:
+    """All that a row holds, as JSON keeps it."""
+    return json.loads(json.dumps(dataclasses.asdict(row)))
+
+
+def digest(config: dict) -> str:
+    """The configuration's hash, eight hexadecimal digits."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One row of one experiment, at one tier, with one seed."""
+
+    experiment: str
+    name: str
+    row: Row  # at the tier
+    tier: str
+    seed: int
+    folder: Path = FOLDER
+
+    @property
+    def path(self) -> Path:
+        """Where the result stands: its name holds what must be equal for it to be the same run."""
+        stem = f"{self.name.replace('/', '-')}-seed{self.seed}-{digest(configuration(self.row))}"
+        return self.folder / "results" / self.experiment / self.tier / f"{stem}.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "work" / self.path.relative_to(self.folder).with_suffix(".safetensors")
+
+    def __call__(self) -> dict | None:
+        """The record of this run, measured now; None where its result is there already."""
+        if self.path.exists():
+            return None
+        start = time.perf_counter()
+        outcome = self._measure()
+        record = self._record() | outcome | {"seconds": round(time.perf_counter() - start, 1)}
+        _write(self.path, record)
+        self.checkpoint.unlink(missing_ok=True)
+        return record
+
+    def _measure(self) -> dict:
+        """The values, or why there are none: a run that diverges does not stop the others."""
+        try:
+            return {"values": self.row.run(self.seed, self.checkpoint)}
+        except TrainingError as error:
+            return {"failure": str(error)}
+
+    def _record(self) -> dict:
+        config = configuration(self.row)
+        return {
+            "experiment": self.experiment,
+            "row": self.name,
+            "tier": self.tier,
+            "seed": self.seed,
+            "config": config,
+            "config_hash": digest(config),
+            "commit": _commit(),
+            "date": datetime.now(UTC).date().isoformat(),
+            "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread",
+            "torch": torch.__version__,
+        }
+
+
+def runs(
+    module: ModuleType, tier: str, rows: str, seeds: int, folder: Path = FOLDER
+) -> Iterator[Run]:
+    """Every run of an experiment, seed by seed, so that a table fills evenly."""
+    for seed in range(seeds):
+        for name, row in module.ROWS.items():
+            if fnmatch.fnmatch(name, rows):
+                yield Run(module.NAME, name, row.at(tier), tier, seed, folder)
+
+
+def results(experiment: str, tier: str = "full", folder: Path = FOLDER) -> list[dict]:
+    """The records of the experiment's present rows at a tier, sorted by row and seed.
+
+    A result of a configuration that has changed since is left out. Raises KeyError for an unknown
+    experiment, ResultError for a file that is no record.
+    """
+    rows = {name: row.at(tier) for name, row in experiments(folder)[experiment].ROWS.items()}
+    current = {name: digest(configuration(row)) for name, row in rows.items()}
+    records = [_read(path) for path in (folder / "results" / experiment / tier).glob("*.json")]
+    kept = [record for record in records if current.get(record["row"]) == record["config_hash"]]
+    order = list(rows)
+    return sorted(kept, key=lambda record: (order.index(record["row"]), record["seed"]))
+
+
+def _read(path: Path) -> dict:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["row"], record["seed"], record["config_hash"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultError(
+            f"{path} is not the record of a run ({error}): restore it, or delete it and run again"
+        ) from error
+    return record
+
+
+def _write(path: Path, record: dict) -> None:
+    """Beside it first, then renamed: a kill leaves no half-written result."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
+        json.dump(record, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)
+
+
+def _commit() -> str:
+    """The commit that is checked out, or "unknown" outside a clone."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Plain)
+    parser.add_argument("experiment", nargs="?", help="its name, or `all`")
+    parser.add_argument("--list", action="store_true", help="name the experiments and their rows")
+    parser.add_argument("--tier", choices=TIERS, default="smoke")
+    parser.add_argument("--rows", default="*", help="a pattern, e.g. 'oracle/*'")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to this number less one")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    return parser.parse_args()
+
+
+class _Plain(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of the description."""
+
+
+def main() -> int:
+    options = _arguments()
+    found = experiments(options.folder)
+    if options.list or options.experiment is None:
+        for name, module in found.items():
+            print(name, *module.ROWS, sep="\n  ")
+        return 0
+    if options.experiment not in (*found, "all"):
+        print(f"no experiment {options.experiment!r}; there are: {', '.join(found)}")
+        return 2
+    torch.set_num_threads(1)
+    chosen = found.values() if options.experiment == "all" else [found[options.experiment]]
+    todo = [
+        run
+        for module in chosen
+        for run in runs(module, options.tier, options.rows, options.seeds, options.folder)
+    ]
+    return _work(todo)
+
+
+def _work(todo: list[Run]) -> int:
+    failed = 0
+    for i, run in enumerate(todo, 1):
+        print(f"{i} of {len(todo)}: {run.experiment} {run.name}, seed {run.seed}", flush=True)
+        record = run()
+        failed += record is not None and "failure" in record
+        print(f"   {_summary(record)}", flush=True)
+    print(f"results: {todo[0].path.parent}" if todo else "no row has such a name")
+    return int(failed > 0 or not todo)
+
+
+def _summary(record: dict | None) -> str:
+    if record is None:
+        return "is there already"
+    if "failure" in record:
+        return f"stopped: {record['failure']}"
+    values = ", ".join(f"{name} {value:.3f}" for name, value in record["values"].items())
+    return f"{values} ({record['seconds']:.0f} s)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,346 @@
+"""Table 1 of Kim et al. (2018): sequences from a known model, the generator given or learned.
+
+The paper reports one number a cell, bounds on the negative log-likelihood in nats:
+
+    TRUE NLL 19.63    generator given:   VAE 21.77  SVI 22.33  SA-VAE 20.13
+                      generator learned: VAE 27.06  SVI 25.82  SA-VAE 25.21
+
+Another oracle moves all of them by half a nat, so gaps to the true NLL are compared. The paper's
+text at hand gives the forms in the captions alone; whatever a field below calls our choice was
+tried or guessed. `VARIATIONS` were written down before any of them was run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from avi import checkpoint as ckpt
+from avi.core import Problem
+from avi.evaluation import log_evidence, score
+from avi.families import DiagGaussian
+from avi.gradients import Unrolled
+from avi.inference import Refine, direct, savae, svi
+from avi.models import SequenceEncoder, SequenceModel, oracle, uniform_
+from avi.objectives import elbo
+from avi.steps import Adam, BatchClipped, Clipped, Momentum, Step
+from avi.training import TrainSettings, anneal, fit
+
+NAME = "savae-table1"
+FAMILY = DiagGaussian(2)
+BOUND = elbo(analytic_kl=True)
+PAPER_TRUE_NLL = 19.63
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell of the table. Fields without a remark are the paper's or its code's for text."""
+
+    method: str  # a key of METHODS
+    generator: str  # a key of GENERATORS
+    paper: float  # the bound in the paper's table
+    tolerance: float = 0.5  # our choice: reproduced if the mean gap lies this near to the paper's
+    n_train: int = 5000
+    n_valid: int = 1000  # our choice: a fifth of the 5,000, since it is scored after every epoch
+    n_test: int = 5000
+    length: int = 5
+    vocabulary: int = 1000
+    width: int = 100  # of embeddings and LSTM states
+    batch: int = 50
+    epochs: int = 20
+    lr: float = 1.0  # of plain SGD on theta and phi
+    first_halving: int = 5  # epochs; from then on a miss on the validation data starts halving
+    max_norm: float = 5.0  # of the whole gradient
+    n_steps: int = 20
+    step: str = "published"  # a key of STEPS; momentum and clip are our choice
+    beta_epochs: int = 0  # KL annealing from 0.1 over so many epochs; none is our choice
+    weight_decay: float = 0.0
+    n_prior: int = 1000  # samples from the prior for the true NLL
+    n_draws: int = 20  # of z for each reported bound: our choice
+
+    def at(self, tier: str) -> Row:
+        return replace(self, **SIZES[tier])
+
+    def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
+        world = World.draw(self, seed)
+        training = Training(self, world, seed, checkpoint)
+        method = training.best() if self.trains else self.tuned(world, seed)
+        return measure(self, world, training.model, method, seed)
+
+    @property
+    def trains(self) -> bool:
+        return self.method == "savae" or self.method == "vae" or self.generator != "oracle"
+
+    def tuned(self, world: World, seed: int) -> Refine:
+        """SVI on the given model: the best of METHODS's candidates on the validation data."""
+        candidates = list(CANDIDATES[self.method]())
+        if len(candidates) == 1:
+            return svi(FAMILY, candidates[0], self.n_steps)
+        methods = [svi(FAMILY, step, self.n_steps) for step in candidates]
+        values = [bound(self, world.truth, m, world.valid, seed).mean() for m in methods]
+        return methods[int(torch.stack(values).nan_to_num(nan=-math.inf).argmax())]
+
+
+SIZES = {
+    "full": {},
+    "mini": {"epochs": 6, "n_test": 1000},
+    "smoke": {"n_train": 100, "n_valid": 50, "n_test": 50, "epochs": 2, "n_prior": 100},
+}
+
+STEPS: dict[str, Step] = {
+    # lr 1 on the batch mean of 50 is 0.02 for each example
+    "published": BatchClipped(Momentum(1.0, 0.5), 1.0),
+    "per example": Clipped(Momentum(1.0, 0.5), 1.0),
+}
+
+
+def tuned_steps() -> Iterator[Step]:
+    """Steps for a given model, where SVI has nothing else to choose."""
+    yield STEPS["published"]
+    for lr, gamma, norm in product((0.02, 0.05, 0.1, 0.3, 1.0), (0.5, 0.9), (1.0, 5.0)):
+        yield Clipped(Momentum(lr, gamma), norm)
+    for lr in (0.1, 0.2, 0.4, 0.8):
+        yield Adam(lr)
+
+
+CANDIDATES = {"svi": lambda: [STEPS["published"]], "svi-tuned": tuned_steps}
+
+METHODS: dict[str, Callable[[Row, nn.Module], Refine]] = {
+    "vae": lambda row, encoder: direct(encoder, FAMILY),
+    "svi": lambda row, encoder: svi(FAMILY, STEPS[row.step], row.n_steps),
+    "savae": lambda row, encoder: savae(encoder, FAMILY, STEPS[row.step], row.n_steps, Unrolled()),
+}
+
+
+class World(NamedTuple):
+    """What a seed stands for: an oracle, and sequences drawn from it."""
+
+    truth: SequenceModel
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    generator: torch.Generator
+
+    @staticmethod
+    def draw(row: Row, seed: int) -> World:
+        generator = torch.Generator().manual_seed(seed)
+        sizes = {"embedding": row.width, "hidden": row.width}
+        truth = oracle(2, row.vocabulary, generator, **sizes)
+        counts = (row.n_train, row.n_valid, row.n_test)
+        x = truth.sample(sum(counts), row.length, generator)
+        return World(truth, *x.split(counts), generator)
+
+
+def learner(row: Row, world: World) -> SequenceModel:
+    """A generator to be learned, every parameter from U(-0.1, 0.1)."""
+    model = SequenceModel(2, row.vocabulary, row.width, row.width)
+    uniform_(model, 0.1, world.generator)
+    return model
+
+
+GENERATORS: dict[str, Callable[[Row, World], SequenceModel]] = {
+    "oracle": lambda row, world: world.truth,
+    "learned": learner,
+    "from the truth": lambda row, world: deepcopy(world.truth).requires_grad_(True),
+}
+
+
+class Sgd(torch.optim.SGD):
+    """Plain SGD on a gradient that is first shortened to `max_norm`."""
+
+    def __init__(self, parameters, lr: float, max_norm: float, weight_decay: float):
+        super().__init__(parameters, lr=lr, weight_decay=weight_decay)
+        self.max_norm = max_norm
+
+    def step(self, closure=None):
+        nn.utils.clip_grad_norm_(self.param_groups[0]["params"], self.max_norm)
+        return super().step(closure)
+
+
+class Training:
+    """Epochs of SGD whose step is halved after every epoch, once the validation bound has missed.
+
+    An epoch is a call of `fit`: plain SGD remembers nothing from one to the next. After each the
+    state is written to the checkpoint.
+    """
+
+    SMALLEST = 2.0**-8  # of the first lr, our choice: from there on hardly anything moves
+
+    def __init__(self, row: Row, world: World, seed: int, checkpoint: Path):
+        encoder = SequenceEncoder(row.vocabulary, FAMILY.n_params, row.width, row.width)
+        uniform_(encoder, 0.1, world.generator)
+        self.row, self.world, self.seed, self.path = row, world, seed, checkpoint
+        self.model = GENERATORS[row.generator](row, world)
+        self.method = METHODS[row.method](row, encoder) if row.trains else None
+        self.kept = None  # the weights with the best validation bound
+        self.epoch, self.lr, self.best_value, self.halving = 0, row.lr, -math.inf, False
+
+    def best(self) -> Refine:
+        """The method (and in self.model the model) as after the best epoch."""
+        self.resume()
+        bar = tqdm(range(self.epoch, self.row.epochs), desc="epochs", leave=False)
+        for _ in bar:
+            if self.lr < self.SMALLEST * self.row.lr:
+                break
+            self.run_epoch()
+            bar.set_postfix(best=f"{-self.best_value:.2f}", lr=self.lr)
+        ckpt.unpack_modules(self.kept, model=self.model, method=self.method)
+        return self.method
+
+    def run_epoch(self) -> None:
+        row = self.row
+        settings = TrainSettings(1, row.batch, 1, self.lr, 1000 * self.seed + self.epoch)
+        fit(
+            self.model,
+            self.method,
+            self.world.train,
+            settings,
+            objective=self.objective(),
+            make_optimiser=lambda p, lr: Sgd(p, lr, row.max_norm, row.weight_decay),
+            progress=False,
+        )
+        self.judge(bound(row, self.model, self.method, self.world.valid, 0).mean().item())
+        self.epoch += 1
+        self.save()
+
+    def objective(self) -> Callable[[int], elbo]:
+        per_epoch = math.ceil(self.row.n_train / self.row.batch)
+        if not self.row.beta_epochs:
+            return lambda step: BOUND
+        ramp = anneal(0.1, 1.0, self.row.beta_epochs * per_epoch, analytic_kl=True)
+        return lambda step: ramp(step + self.epoch * per_epoch)
+
+    def judge(self, value: float) -> None:
+        """Keep the best weights; halve the step once they have been missed late enough.
+
+        While the KL is annealed the bound is not what is climbed, and a miss means nothing.
+        """
+        if value > self.best_value:
+            self.best_value, self.kept = value, self._weights()
+        elif self.epoch + 1 >= max(self.row.first_halving, self.row.beta_epochs):
+            self.halving = True
+        self.lr *= 0.5 if self.halving else 1.0
+
+    def _weights(self) -> dict[str, Tensor]:
+        packed = ckpt.pack_modules(model=self.model, method=self.method)
+        return {name: tensor.clone() for name, tensor in packed.items()}
+
+    def save(self) -> None:
+        kept = {f"kept.{name}": tensor for name, tensor in self.kept.items()}
+        meta = {"epoch": self.epoch, "lr": self.lr, "best": self.best_value}
+        ckpt.write(self.path, self._weights() | kept, meta | {"halving": self.halving})
+
+    def resume(self) -> None:
+        if not self.path.exists():
+            return
+        tensors, meta = ckpt.read(self.path)
+        ckpt.unpack_modules(tensors, model=self.model, method=self.method)
+        self.kept = {k[5:]: v for k, v in tensors.items() if k.startswith("kept.")}
+        self.epoch, self.lr = meta["epoch"], meta["lr"]
+        self.best_value, self.halving = meta["best"], meta["halving"]
+
+
+def bound(row: Row, model: SequenceModel, method: Refine, x: Tensor, seed: int) -> Tensor:
+    """The bound of every sequence after inference, [N], with fresh noise."""
+    return score_lam(row, model, infer(row, model, method, x, seed)[-1], x, seed + 1)
+
+
+def infer(row: Row, model: SequenceModel, method: Refine, x: Tensor, seed: int) -> list[Tensor]:
+    """[lam_0, lam_K], [N, P] each, in batches of the training size, as the published step asks."""
+    generator, ends = torch.Generator().manual_seed(seed), []
+    with torch.no_grad():
+        for part in x.split(row.batch):
+            path = method(model, part, BOUND, method.noise(1, part, generator))
+            ends.append(torch.stack([path.lam[0], path.lam[-1]]))
+    return list(torch.cat(ends, 1))
+
+
+def score_lam(row: Row, model: SequenceModel, lam: Tensor, x: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    parts = zip(x.split(row.batch), lam.split(row.batch), strict=True)
+    return torch.cat(
+        [
+            score(Problem(model, part, FAMILY, BOUND), own, generator, row.n_draws // 2, 2).value
+            for part, own in parts
+        ]
+    )
+
+
+def measure(
+    row: Row, world: World, model: SequenceModel, method: Refine, seed: int
+) -> dict[str, float]:
+    """The row's numbers on the test sequences, nats per sequence."""
+    x = world.test
+    prior = torch.zeros(len(x), FAMILY.n_params)
+    generator = torch.Generator().manual_seed(seed)
+    log_p = log_evidence(world.truth, x, FAMILY, prior, row.n_prior, generator).log_p
+    start, end = infer(row, model, method, x, seed + 2)
+    value = score_lam(row, model, end, x, seed + 3)
+    refined = svi_from(row, model, end, x, seed + 4)
+    difference = log_p - value
+    kl = method.family(end, model).kl(model.prior)
+    return {
+        "true_nll": -log_p.mean().item(),
+        "bound": -value.mean().item(),
+        "gap": difference.mean().item(),
+        "gap_se": (difference.std() / math.sqrt(len(x))).item(),
+        "kl": kl.mean().item(),
+        "start_bound": -score_lam(row, model, start, x, seed + 3).mean().item(),
+        "refined_bound": -refined.mean().item(),
+    }
+
+
+def svi_from(row: Row, model: SequenceModel, lam: Tensor, x: Tensor, seed: int) -> Tensor:
+    """The bound after n_steps more published steps from lam, [N]: refinement at the test alone."""
+    generator, ends = torch.Generator().manual_seed(seed), []
+    for part, own in zip(x.split(row.batch), lam.split(row.batch), strict=True):
+        climb = Refine(lambda *_, own=own: own, FAMILY, STEPS["published"], row.n_steps)
+        ends.append(climb(model, part, BOUND, climb.noise(1, part, generator)).lam[-1].detach())
+    return score_lam(row, model, torch.cat(ends), x, seed + 1)
+
+
+ORACLE = {
+    "oracle/vae": Row("vae", "oracle", 21.77),
+    "oracle/svi": Row("svi", "oracle", 22.33),
+    "oracle/svi-tuned": Row("svi-tuned", "oracle", 22.33),
+    "oracle/savae": Row("savae", "oracle", 20.13),
+}
+
+# A first run of the learned column at the plain settings ended level: all three within 0.1 nat.
+# Each variation names a reason for which it might not.
+VARIATIONS: dict[str, dict] = {
+    # The plain settings.
+    "plain": {},
+    # With 0.02 per example, twenty steps hardly leave the prior while the generator's latent
+    # weights are small: no posterior, nothing to learn from z. Steps fifty times as long could
+    # break this circle.
+    "per-example": {"step": "per example"},
+    # The generator overfits (training bound 2 to 4 nats below the test's), which hides what z
+    # gives. Shrinking the weights by a thousandth at each update of size one holds that back.
+    "decay": {"weight_decay": 1e-3},
+    # Without a price on z in the first ten epochs, the generator may learn to use it first.
+    "annealed": {"beta_epochs": 10},
+    # Starting at the truth asks whether the order would appear if learning the generator were not
+    # the obstacle: does a method keep a latent variable that it is given?
+    "from-truth": {"generator": "from the truth"},
+}
+PAPER_LEARNED = {"vae": 27.06, "svi": 25.82, "savae": 25.21}
+
+ROWS = ORACLE | {
+    f"learned-{variation}/{method}": Row(
+        **{"method": method, "generator": "learned", "paper": paper} | changes
+    )
+    for variation, changes in VARIATIONS.items()
+    for method, paper in PAPER_LEARNED.items()
+    # the VAE takes no steps: its row would be the plain one again
+    if not (method == "vae" and variation == "per-example")
+}
