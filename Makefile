@@ -7,15 +7,15 @@ PY = $(VENV)/bin/python
 export VENV PYTHON TORCH_INDEX
 
 # Parallelism comes from processes: torch's spinning threads slow each other down on busy cores.
-book test test-slow notebooks expected bench: export OMP_NUM_THREADS = 1
-book test test-slow notebooks expected bench: export OMP_WAIT_POLICY = PASSIVE
+book test test-slow notebooks expected bench reproduce: export OMP_NUM_THREADS = 1
+book test test-slow notebooks expected bench reproduce: export OMP_WAIT_POLICY = PASSIVE
 # No progress bar where lessons run unwatched: its text differs from run to run.
 test test-slow: export TQDM_DISABLE = 1
 
 PYTEST = "$(PY)" -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test test-slow lab notebooks expected bench lock clean distclean
+.PHONY: help env book test test-slow lab notebooks expected bench reproduce lock clean distclean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,10 @@ expected: env  ## compute the lessons' expected values and tolerances anew (five
 
 bench: env  ## time exact differentiation through inference against finite differences
 	@"$(PY)" benchmarks/semi_amortized.py
+
+reproduce: env  ## run a table's rows: EXPERIMENT=savae-table1 TIER=full ROWS='oracle/*' SEEDS=5
+	@"$(PY)" -m avi.reproduce $(or $(EXPERIMENT),--list) --tier $(or $(TIER),smoke) \
+		--rows "$(or $(ROWS),*)" --seeds $(or $(SEEDS),1)
 
 lock: env  ## choose new versions: requirements.lock and environment.yml from pyproject.toml
 	@"$(PY)" book/_tools/lock.py

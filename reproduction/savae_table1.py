@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from avi import checkpoint as ckpt
 from avi.core import Problem
-from avi.evaluation import log_evidence, score
+from avi.evaluation import score
 from avi.families import DiagGaussian
 from avi.gradients import Unrolled
 from avi.inference import Refine, direct, savae, svi
@@ -64,7 +64,7 @@ class Row:
     step: str = "published"  # a key of STEPS; momentum and clip are our choice
     beta_epochs: int = 0  # KL annealing from 0.1 over so many epochs; none is our choice
     weight_decay: float = 0.0
-    n_prior: int = 1000  # samples from the prior for the true NLL
+    n_prior: int = 2000  # samples from the prior for the true NLL: the paper takes 1,000
     n_draws: int = 20  # of z for each reported bound: our choice
 
     def at(self, tier: str) -> Row:
@@ -93,7 +93,7 @@ class Row:
 SIZES = {
     "full": {},
     "mini": {"epochs": 6, "n_test": 1000},
-    "smoke": {"n_train": 100, "n_valid": 50, "n_test": 50, "epochs": 2, "n_prior": 100},
+    "smoke": {"n_train": 100, "n_valid": 50, "n_test": 50, "epochs": 2, "n_prior": 1000},
 }
 
 STEPS: dict[str, Step] = {
@@ -280,9 +280,7 @@ def measure(
 ) -> dict[str, float]:
     """The row's numbers on the test sequences, nats per sequence."""
     x = world.test
-    prior = torch.zeros(len(x), FAMILY.n_params)
-    generator = torch.Generator().manual_seed(seed)
-    log_p = log_evidence(world.truth, x, FAMILY, prior, row.n_prior, generator).log_p
+    log_p = true_log_p(world.truth, x, row.n_prior, torch.Generator().manual_seed(seed)).float()
     start, end = infer(row, model, method, x, seed + 2)
     value = score_lam(row, model, end, x, seed + 3)
     refined = svi_from(row, model, end, x, seed + 4)
@@ -297,6 +295,27 @@ def measure(
         "start_bound": -score_lam(row, model, start, x, seed + 3).mean().item(),
         "refined_bound": -refined.mean().item(),
     }
+
+
+@torch.no_grad()
+def true_log_p(
+    truth: SequenceModel, x: Tensor, n: int, generator: torch.Generator, rows: int = 500
+) -> Tensor:
+    """log (1/n) sum_s p(x | z_s), nats, [N], with the same n draws from the prior for every x.
+
+    The sum over the vocabulary is then a product of two matrices, a hundred times as fast as one
+    evaluation for each pair of x and z: softmax(a + t) needs sum_v e^a_v e^t_v.
+    """
+    tilts = truth.from_latent(truth.prior.ancestral(n, generator).z).double()  # [S, V]
+    return torch.cat([_log_p(truth, part, tilts) for part in x.split(rows)])
+
+
+def _log_p(truth: SequenceModel, x: Tensor, tilts: Tensor) -> Tensor:
+    log_base = truth.context(x)[0].double().log_softmax(-1)  # [B, T, V]
+    fixed = log_base.gather(-1, x[..., None]).sum((1, 2))
+    total = (log_base.exp() @ tilts.exp().T).log().sum(1)  # [B, S]
+    chosen = tilts.T[x].sum(1)
+    return fixed + (chosen - total).logsumexp(-1) - math.log(len(tilts))
 
 
 def svi_from(row: Row, model: SequenceModel, lam: Tensor, x: Tensor, seed: int) -> Tensor:

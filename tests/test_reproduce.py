@@ -1,0 +1,257 @@
+"""The runner of the reproductions, with an experiment of its own; then Table 1's rows in small."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from worlds import N_SE, gen
+
+from avi import reproduce
+from avi.checkpoint import CheckpointError
+from avi.evaluation import log_evidence
+
+ROOT = Path(__file__).parents[1]
+
+SMALL = """
+from dataclasses import dataclass, replace
+from pathlib import Path
+from avi.training import TrainingError
+
+NAME = "small"
+
+@dataclass(frozen=True)
+class Row:
+    number: float
+    n: int = 100
+
+    def at(self, tier):
+        return replace(self, n={"smoke": 1, "mini": 10, "full": 100}[tier])
+
+    def run(self, seed, checkpoint):
+        if self.number < 0:
+            raise TrainingError("step 3 of 9: the theta goal is not finite")
+        return {"value": self.number + seed, "n": self.n}
+
+ROWS = {"first/a": Row(1.0), "first/wild": Row(-1.0), "second/a": Row(2.0)}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "small.py").write_text(SMALL)
+    return tmp_path
+
+
+def work(folder, **options):
+    """Run everything that the options name, and return the records made."""
+    settings = {"tier": "full", "rows": "*", "seeds": 1} | options
+    module = reproduce.experiments(folder)["small"]
+    return [run() for run in reproduce.runs(module, **settings, folder=folder)]
+
+
+def test_every_row_and_seed_becomes_one_file_and_a_failure_stops_no_other(folder):
+    work(folder, seeds=2)
+    found = reproduce.results("small", folder=folder)
+    assert [(r["row"], r["seed"]) for r in found] == [
+        (name, seed) for name in ("first/a", "first/wild", "second/a") for seed in (0, 1)
+    ]
+    values = [r.get("values") for r in found]
+    assert values == [
+        {"value": number + seed, "n": 100} if number > 0 else None
+        for number in (1.0, -1.0, 2.0)
+        for seed in (0, 1)
+    ]
+    assert "theta goal is not finite" in found[2]["failure"]
+
+
+def test_a_record_says_what_was_run(folder):
+    (record,) = work(folder, rows="second/*", tier="mini")
+    assert record["config"] == {"number": 2.0, "n": 10}
+    assert record["config_hash"] == reproduce.digest({"n": 10, "number": 2.0})
+    assert {"commit", "date", "device", "torch", "seconds"} <= set(record)
+    path = next((folder / "results/small/mini").glob("*.json"))
+    assert json.loads(path.read_text()) == record
+
+
+def test_a_result_that_is_there_is_neither_measured_again_nor_overwritten(folder):
+    work(folder)
+    path = next((folder / "results/small/full").glob("first-a*"))
+    before = path.read_bytes()
+    assert work(folder) == [None] * 3
+    assert path.read_bytes() == before
+
+
+def test_a_changed_configuration_is_another_run_and_the_old_result_stays(folder):
+    work(folder, rows="second/a")
+    (folder / "small.py").write_text(SMALL.replace("Row(2.0)", "Row(5.0)"))
+    assert reproduce.results("small", folder=folder) == []
+    work(folder, rows="second/a")
+    assert [r["values"]["value"] for r in reproduce.results("small", folder=folder)] == [5.0]
+    assert len(list((folder / "results/small/full").glob("*.json"))) == 2
+
+
+def test_tiers_are_kept_apart(folder):
+    work(folder, tier="smoke")
+    assert reproduce.results("small", folder=folder) == []
+    assert len(reproduce.results("small", "smoke", folder)) == 3
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"row": "first/a"}'])
+def test_a_bad_result_file_is_named(folder, text):
+    work(folder)
+    bad = folder / "results/small/full/half.json"
+    bad.write_text(text)
+    with pytest.raises(reproduce.ResultError, match="half.json.*delete it and run again"):
+        reproduce.results("small", folder=folder)
+
+
+def test_a_missing_folder_says_where_to_be(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--folder"):
+        reproduce.experiments(tmp_path / "nowhere")
+
+
+def command(folder, *words):
+    line = [sys.executable, "-m", "avi.reproduce", *words, "--folder", str(folder)]
+    return subprocess.run(line, capture_output=True, text=True)
+
+
+def test_the_command_lists_runs_and_reports(folder):
+    assert "first/wild" in command(folder, "--list").stdout
+    unknown = command(folder, "smal")
+    assert unknown.returncode == 2 and "there are: small" in unknown.stdout
+    good = command(folder, "small", "--rows", "second/*")
+    assert good.returncode == 0 and "value 2.000" in good.stdout
+    failed = command(folder, "all")
+    assert failed.returncode == 1 and "stopped: step 3 of 9" in failed.stdout
+    assert "is there already" in failed.stdout
+    assert command(folder, "small", "--rows", "none").returncode == 1
+
+
+# Table 1 of Kim et al. (2018)
+
+
+@pytest.fixture(scope="module")
+def table1():
+    return reproduce.experiments(ROOT / "reproduction")["savae-table1"]
+
+
+def small(table1, name, **changes):
+    sizes = {"vocabulary": 30, "width": 8, "n_train": 100, "n_valid": 50, "n_test": 60}
+    return replace(table1.ROWS[name].at("smoke"), **sizes | {"n_steps": 3, "epochs": 3} | changes)
+
+
+NAMES = ("oracle/savae", "learned-plain/svi", "learned-annealed/savae", "learned-from-truth/vae")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_interrupted_row_ends_with_the_same_values(table1, name, tmp_path, monkeypatch):
+    row = small(table1, name)
+    want = row.run(1, tmp_path / "whole")
+    run_epoch = table1.Training.run_epoch
+
+    def interrupted(training):
+        if training.epoch == 2:
+            raise KeyboardInterrupt
+        run_epoch(training)
+
+    monkeypatch.setattr(table1.Training, "run_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        row.run(1, tmp_path / "half")
+    epochs = []
+    monkeypatch.setattr(
+        table1.Training, "run_epoch", lambda t: (epochs.append(t.epoch), run_epoch(t))
+    )
+    assert row.run(1, tmp_path / "half") == want
+    assert epochs == [2]
+
+
+def test_a_truncated_checkpoint_is_named_and_left_alone(table1, tmp_path):
+    row, path = small(table1, "oracle/vae"), tmp_path / "work"
+    row.run(0, path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="delete it to start this run again"):
+        row.run(0, path)
+    assert path.stat().st_size == 1000
+
+
+def test_methods_share_the_oracle_and_the_data_of_a_seed(table1):
+    rows = [small(table1, name) for name in table1.ROWS]
+    worlds = [table1.World.draw(row, 3) for row in rows]
+    assert all(torch.equal(world.test, worlds[0].test) for world in worlds)
+    other = table1.World.draw(rows[0], 4)
+    assert not torch.equal(other.test, worlds[0].test)
+    assert [len(part) for part in worlds[0][1:4]] == [100, 50, 60]
+
+
+def test_what_is_given_stays_and_what_is_learned_moves(table1, tmp_path):
+    for name, moves in (("oracle/savae", False), ("learned-plain/savae", True)):
+        row = small(table1, name)
+        world = table1.World.draw(row, 0)
+        training = table1.Training(row, world, 0, tmp_path / f"{moves}")
+        before = [p.clone() for p in training.model.parameters()]
+        training.best()
+        pairs = zip(before, training.model.parameters())
+        assert all(torch.equal(a, b) for a, b in pairs) != moves
+
+
+def test_the_bound_lies_above_the_true_nll_and_refinement_lowers_it(table1, tmp_path):
+    values = small(table1, "oracle/savae", epochs=2).run(0, tmp_path / "run")
+    assert values["bound"] > values["true_nll"]
+    assert values["gap"] == pytest.approx(values["bound"] - values["true_nll"], abs=1e-4)
+    assert values["start_bound"] > values["bound"] > values["refined_bound"]
+
+
+def test_the_true_nll_is_the_evidence(table1):
+    row = small(table1, "oracle/vae", n_test=20)
+    world = table1.World.draw(row, 0)
+    found = table1.true_log_p(world.truth, world.test, 40_000, gen(1), rows=7)
+    again = table1.true_log_p(world.truth, world.test, 40_000, gen(2))
+    lam = torch.zeros(20, 4)
+    want = log_evidence(world.truth, world.test, table1.FAMILY, lam, 40_000, gen(3))
+    assert ((found - want.log_p).abs() <= N_SE * 2**0.5 * want.se).all()
+    assert not torch.equal(found, again)
+
+
+def test_tuned_svi_takes_the_best_candidate_on_the_validation_data(table1):
+    row = small(table1, "oracle/svi-tuned", n_steps=5)
+    world = table1.World.draw(row, 0)
+    chosen = row.tuned(world, 0)
+    scores = {
+        step: table1.bound(
+            row, world.truth, table1.svi(table1.FAMILY, step, 5), world.valid, 0
+        ).mean()
+        for step in table1.tuned_steps()
+    }
+    assert scores[chosen.step] == max(s for s in scores.values() if math.isfinite(s))
+    assert table1.STEPS["published"] in scores
+
+
+def test_the_step_is_halved_after_the_first_late_miss_and_then_every_epoch(table1, tmp_path):
+    row = small(table1, "oracle/vae", first_halving=3)
+    training = table1.Training(row, table1.World.draw(row, 0), 0, tmp_path / "none")
+    lrs = []
+    for value in (-5.0, -6.0, -4.0, -4.5, -3.0, -2.0):  # misses at epochs 2 (early) and 4
+        training.judge(value)
+        training.epoch += 1
+        lrs.append(training.lr)
+    assert lrs == [1.0, 1.0, 1.0, 0.5, 0.25, 0.125]
+    assert training.best_value == -2.0
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch(table1, tmp_path):
+    row = small(table1, "learned-plain/vae")
+    training = table1.Training(row, table1.World.draw(row, 0), 0, tmp_path / "none")
+    training.judge(-1.0)
+    best = [p.clone() for p in training.model.parameters()]
+    with torch.no_grad():
+        for p in training.model.parameters():
+            p.add_(1.0)
+    training.judge(-2.0)
+    training.epoch = row.epochs  # nothing left to train
+    training.best()
+    assert all(torch.equal(a, b) for a, b in zip(best, training.model.parameters()))
