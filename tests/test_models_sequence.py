@@ -125,3 +125,15 @@ def test_an_encoder_answers_from_the_last_state():
     encoder = models.SequenceEncoder(5, 4, embedding=3, hidden=6).double()
     out, _ = encoder.lstm(encoder.embed(X))
     assert torch.allclose(encoder(X), encoder.head(out[:, -1]))
+
+
+def test_steep_latent_weights_cost_no_digits():
+    """Logits of the latent part some hundred apart, in float32, against float64."""
+    model = models.oracle(dim=DIM, vocabulary=50, generator=gen(1), embedding=8, hidden=8)
+    x, z = model.sample(20, 5, gen(2)), 15 * randn(4, 20, DIM).float()
+    tilt = model.from_latent(z)
+    assert (tilt.amax(-1) - tilt.amin(-1)).max() > 200
+    found = model.log_lik(x, z)
+    want = model.double().log_lik(x, z.double())
+    assert found.isfinite().all()
+    assert (found - want).abs().max() <= 1e-5 * want.abs().max()

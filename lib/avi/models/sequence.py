@@ -34,8 +34,9 @@ class SequenceModel(nn.Module):
     def log_prior(self, z: Tensor) -> Tensor:
         return self.prior.log_prob(z)
 
-    def context(self, x: Tensor) -> tuple[Tensor]:
-        """A h_t + b for every position, [B, T, V]: all that the LSTM is needed for."""
+    def context(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What needs no z: p_t = softmax(A h_t + b) at every position, [B, T, V]; the sum of
+        log p_t[x_t], [B]; and the sum of the rows of C that x names, [B, D]."""
         if x.numel() and not (0 <= x.min() and x.max() < self.vocabulary):
             raise ValueError(
                 f"tokens must lie in 0 ... {self.vocabulary - 1}, "
@@ -43,16 +44,25 @@ class SequenceModel(nn.Module):
             )
         start = x.new_full((len(x), 1), self.vocabulary)
         states, _ = self.lstm(self.embed(torch.cat([start, x[:, :-1]], 1)))
-        return (self.from_state(states),)
+        log_p = self.from_state(states).log_softmax(-1)
+        chosen = log_p.gather(-1, x[..., None]).sum((1, 2))
+        return log_p.exp(), chosen, self.from_latent.weight[x].sum(1)
 
-    def log_lik(self, x: Tensor, z: Tensor, context: tuple[Tensor] | None = None) -> Tensor:
-        """sum_t log p(x_t | x_<t, z), nats, [S, B]."""
-        (base,) = self.context(x) if context is None else context
+    def log_lik(
+        self, x: Tensor, z: Tensor, context: tuple[Tensor, Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """sum_t log p(x_t | x_<t, z), nats, [S, B].
+
+        With t = C z, softmax(A h + b + t)[x] = p[x] e^{t[x]} / sum_v p_v e^{t_v}. So z costs one
+        exponential for each word, not for each word and position, and a product with p. e^t is
+        taken relative to the largest t: the sum can vanish only where p itself leaves the range of
+        floating point.
+        """
+        p, chosen, rows = self.context(x) if context is None else context
         tilt = self.from_latent(z)  # [S, B, V], the same at every position
-        total = (base + tilt[:, :, None]).logsumexp(-1).sum(-1)
-        chosen = base.gather(-1, x[..., None])[..., 0].sum(-1)
-        counts = tilt.gather(-1, x.expand(len(z), -1, -1)).sum(-1)
-        return chosen + counts - total
+        top = tilt.detach().amax(-1, keepdim=True)
+        total = (p @ (tilt - top).exp().permute(1, 2, 0)).log().sum(1).T  # [B, T, S] -> [S, B]
+        return chosen + (rows * z).sum(-1) - total - x.shape[1] * top[..., 0]
 
     @torch.no_grad()
     def sample(self, n: int, length: int, generator: torch.Generator | None = None) -> Tensor:
