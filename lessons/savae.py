@@ -24,8 +24,6 @@ DATA = "digits"  # or "mnist": only the last experiment changes
 SEED = 0
 from dataclasses import dataclass
 
-import torch
-
 from avi.expected import Expected, glue, use_threads
 
 
@@ -45,7 +43,6 @@ class Settings:
 
 settings = Settings()
 expected = Expected("savae", DATA)
-generator = torch.Generator().manual_seed(SEED)
 
 # %%
 from copy import deepcopy
@@ -53,6 +50,7 @@ from functools import partial
 from timeit import repeat
 
 import matplotlib.pyplot as plt
+import torch
 from torch import autograd, nn
 
 from avi import data, plots, steps
@@ -68,6 +66,7 @@ from avi.training import TrainSettings, fit, train_step
 use_threads()
 plots.style()
 bound = elbo(analytic_kl=True)
+generator = torch.Generator().manual_seed(SEED)
 
 
 # %% tags=["hide-input"]
