@@ -85,7 +85,7 @@ def readable(output):
 def page_faults(text):
     """Where a chapter's page breaks the limits. Folded solutions and formulas are no reading."""
     fences = list(directives(text))
-    plain = FENCE.sub(shown, text)
+    plain = re.sub(r"\{\{.*?\}\}", " ", FENCE.sub(shown, text))  # a reader sees one number
     sections = re.findall(r"^## .+$", outside_fences(text), re.M)
     words = len(re.findall(r"[A-Za-z][\w'’-]*", re.sub(r"\$[^$]*\$", " ", plain)))
     formulas = [body for head, body in fences if head.startswith("{math")]
@@ -303,6 +303,7 @@ def test_an_unexecuted_cell_and_stderr_are_found():
     [
         ("word " * 450, "", "words"),
         ("word " * 450, "word " * 2000, "words"),
+        ("word " * 450, "{{ word word }} " * 450, "words"),
         ("## Part 2\n", "", "4 sections"),
         ("## Part 2\n", "## A\n\n## B\n\n## C\n\n## D\n\n", "8 sections"),
         (":label: eq-a\n", "", "without a label"),
