@@ -158,7 +158,7 @@ class Bags:
         offset = torch.arange(len(row), device=self.device) - (sizes.cumsum(0) - sizes)[row]
         entry = first[row] + offset
         dense = torch.zeros(len(rows), self.n_words, device=self.device)
-        return dense.index_put((row, self.word[entry]), self.count[entry], accumulate=True)
+        return dense.index_put((row, self.word[entry]), self.count[entry])
 
     def n_batches(self, batch_size: int) -> int:
         return -(-len(self) // batch_size)
