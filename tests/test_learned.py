@@ -214,6 +214,8 @@ def test_the_published_norm_lets_examples_interact_and_depends_on_the_batch_size
 def test_errors_through_the_jacobian_are_the_gradient(make):
     """d log p(x, z) / dz = J^T eps_x - eps_z, J by autograd from the predicted mean."""
     model = linear_gaussian() if make is None else deep(make)
+    if make is models.gaussian_mlp:
+        model.likelihood.log_var.data.fill_(0.7)
     x = (randn(BATCH, 4, seed=3) > 0).double() + (make is models.multinomial_mlp)
     z = randn(1, BATCH, DIM, seed=4).requires_grad_()
     log_joint_value = (model.log_lik(x, z) + model.log_prior(z)).sum()
@@ -221,6 +223,15 @@ def test_errors_through_the_jacobian_are_the_gradient(make):
     eps_x, eps_z = model.errors(x, Draw(z, None, torch.zeros(1, BATCH)))
     (through,) = torch.autograd.grad(model.predict(z), z, eps_x.detach())
     assert torch.allclose(through - eps_z, want)
+
+
+def test_no_error_where_the_data_are_as_predicted():
+    out = randn(BATCH, 4)
+    for likelihood in (models.Bernoulli(), models.GaussianNoise(0.7), models.Counts()):
+        error = likelihood.error(7 * likelihood.mean(out), out)
+        assert isinstance(likelihood, models.Counts) == torch.allclose(error, 0 * error)
+        at_mean = likelihood.error(likelihood.mean(out), out)
+        assert at_mean.abs().max() < 1e-12
 
 
 def test_errors_of_a_hierarchy_are_the_gradient_where_priors_have_fixed_variances():
