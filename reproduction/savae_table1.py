@@ -312,9 +312,8 @@ def true_log_p(
 
 
 def _log_p(truth: SequenceModel, x: Tensor, tilts: Tensor) -> Tensor:
-    log_base = truth.context(x)[0].double().log_softmax(-1)  # [B, T, V]
-    fixed = log_base.gather(-1, x[..., None]).sum((1, 2))
-    total = (log_base.exp() @ tilts.exp().T).log().sum(1)  # [B, S]
+    p, fixed, _ = (part.double() for part in truth.context(x))
+    total = (p @ tilts.exp().T).log().sum(1)  # [B, S]
     chosen = tilts.T[x].sum(1)
     return fixed + (chosen - total).logsumexp(-1) - math.log(len(tilts))
 

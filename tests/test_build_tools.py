@@ -314,6 +314,13 @@ def test_values_come_from_seed_0_and_tolerances_from_five_seeds(project):
     assert json.loads(path.read_text())["digits"]["answer"]["seeds"] == [41.0, 42.0]
 
 
+def test_a_lesson_is_measured_on_the_data_set_that_its_first_line_names(project):
+    notebook = store.read_notebook(lesson_file(project))
+    store.code_cells(notebook)[0].source = 'DATA = "generated"  # our own\nSEED = 0'
+    store.write_notebook(notebook, lesson_file(project))
+    assert expected_tool.own_data(lesson_file(project)) == "generated"
+
+
 def test_one_seed_has_no_spread_and_is_refused():
     with pytest.raises(SystemExit, match="at least two seeds"):
         expected_tool.main(["--seeds", "1"])

@@ -48,6 +48,14 @@ def measure(
         return [store(project, path.stem, data, files) for path, files in records.items()]
 
 
+def own_data(path: Path) -> str:
+    """The data set that stands in a lesson's first line. Raises LessonError where none does."""
+    head = code_cells(read_notebook(path))[0].source
+    if (found := re.match(r'DATA = "([\w-]+)"', head)) is None:
+        raise LessonError(f'{path.stem}: its first line must be DATA = "...".')
+    return found[1]
+
+
 def recording_job(path: Path, data: str, seed: int, record: Path) -> Job:
     notebook = substituted(read_notebook(path), path.stem, SEED=str(seed), DATA=f'"{data}"')
     env = {"AVI_RECORD": str(record)}
@@ -95,7 +103,7 @@ def summary(name: str, key: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--lesson", default=os.environ.get("LESSON"), help="one lesson by name")
-    parser.add_argument("--data", default=os.environ.get("DATA", "digits"), help="digits or mnist")
+    parser.add_argument("--data", default=os.environ.get("DATA"), help="default: the lesson's own")
     parser.add_argument("--seeds", type=int, default=int(os.environ.get("SEEDS", SEEDS)))
     given = parser.parse_args(arguments)
     if given.seeds < 2:
@@ -104,8 +112,12 @@ def main(arguments: list[str] | None = None) -> int:
     lessons = [path for path in project.notebooks() if given.lesson in (None, path.stem)]
     if not lessons:
         sys.exit(f"There is no lesson {given.lesson!r} in _toc.yml.")
-    for path in measure(project, lessons, given.data, n_seeds=given.seeds):
-        print(f"stored {path.relative_to(project.root)}")
+    groups: dict[str, list[Path]] = {}
+    for path in lessons:
+        groups.setdefault(given.data or own_data(path), []).append(path)
+    for data, paths in groups.items():
+        for path in measure(project, paths, data, n_seeds=given.seeds):
+            print(f"stored {path.relative_to(project.root)}")
     return 0
 
 
