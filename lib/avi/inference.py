@@ -80,7 +80,7 @@ def theta_only(path: Path) -> Goals:
 
 
 def every_iterate(path: Path) -> Goals:
-    """theta learns at lam_K, phi from the mean over all iterates: eq-every-iterate.
+    """theta learns at lam_K, phi from the mean over all iterates.
 
     Each step is then taught by where it arrives, with what came before held still (Marino et al.
     2018, algorithm 1, whose sum over the iterations its code divides by their number).

@@ -1,6 +1,6 @@
 """Learned steps: a network looks at how inference is doing, and says where lam goes next.
 
-A step is a signal and a network (eq-learned-step). The signals compose:
+A step is a signal and a network. The signals compose:
 
 | signal                 | what the network sees                                                |
 |------------------------|----------------------------------------------------------------------|
@@ -82,10 +82,10 @@ class PublishedNorm:
 
 @dataclass(frozen=True)
 class Errors:
-    """[eps_x, eps_z], averaged over the draws, [B, X + D] (eq-errors).
+    """[eps_x, eps_z], averaged over the draws, [B, X + D].
 
     A forward pass and no backward one. The network must learn for itself what the decoder's
-    Jacobian would have told it (eq-error-gradient). Works with models that have `errors(x, draw)`.
+    Jacobian would have told it. Works with models that have `errors(x, draw)`.
     """
 
     def __call__(self, problem: Problem, lam: Tensor, eps: Tensor, keep: bool = False) -> Tensor:
@@ -113,7 +113,7 @@ class WithData:
 
 
 class Update(nn.Module):
-    """lam <- g * lam + (1 - g) * new, gate and new from a hidden layer (eq-gated-update).
+    """lam <- g * lam + (1 - g) * new, gate and new from a hidden layer.
 
     Every coordinate keeps as much of the old estimate as its gate says. The gates start half open.
     """

@@ -126,10 +126,10 @@ class DeepLatentGaussian(nn.Module):
         return self.prior.log_prob(z)
 
     def errors(self, x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """eps_x [S, B, X] and eps_z [S, B, D] = z: precision-weighted (eq-errors).
+        """eps_x [S, B, X] and eps_z [S, B, D] = z: precision-weighted.
 
         d log p(x, z) / d z = J^T eps_x - eps_z, J the Jacobian of the predicted mean
-        (eq-error-gradient).
+       .
         """
         return self.likelihood.error(x, self.decoder(draw.z)), draw.z
 
