@@ -8,7 +8,12 @@ from worlds import N_SE, gen, linear_gaussian, randn
 
 from avi import models
 from avi.densities import Gaussian
-from avi.evaluation import mutual_information, perplexity
+from avi.evaluation import (
+    bits_per_dim,
+    document_perplexity,
+    mutual_information,
+    perplexity,
+)
 from avi.families import DiagGaussian, Mixture
 
 # ---- perplexity --------------------------------------------------------------------------------
@@ -109,3 +114,22 @@ def test_dense_and_mixture_posteriors_have_it_too():
 def test_too_few_are_refused(n, n_samples):
     with pytest.raises(ValueError, match="at least 2 samples and 2 examples"):
         mutual_information(Gaussian(torch.zeros(n, 1), torch.zeros(n, 1)), n_samples)
+
+
+def test_bits_per_dim_of_known_densities():
+    """Uniform: log2(256). A density twice as high everywhere in half the range: one bit less."""
+    assert bits_per_dim(0.0, 12) == pytest.approx(8)
+    assert bits_per_dim(-12 * math.log(2), 12) == pytest.approx(7)
+    with pytest.raises(ValueError, match="0 dimensions"):
+        bits_per_dim(1.0, 0)
+
+
+def test_document_perplexity_weighs_documents_equally():
+    """A uniform model has the vocabulary's size whatever the lengths; else the two differ."""
+    lengths = torch.tensor([3.0, 100.0])
+    assert document_perplexity(lengths * math.log(50), lengths) == pytest.approx(50)
+    nll = torch.tensor([3 * math.log(4), 100 * math.log(9)])
+    assert document_perplexity(nll, lengths) == pytest.approx(6)
+    assert perplexity(nll.sum().item(), 103) > 8
+    with pytest.raises(ValueError, match="without words"):
+        document_perplexity(torch.zeros(2), torch.tensor([1.0, 0.0]))

@@ -7,11 +7,24 @@ from torch import Tensor, nn
 
 from avi import models
 from avi.conformance import Support, grid, states
-from avi.families import DiagGaussian, Enumerated, Mixture, PointMass
+from avi.families import DiagGaussian, Enumerated, MeanField, Mixture, PointMass, TopDown
 from avi.gradients import Adjoint, Unrolled
+from avi.hierarchies import merged
 from avi.inference import Refine, direct, savae, svi, vae_svi, vae_svi_kl
+from avi.learned import Errors, LogSign, UnitNorm, WithData
 from avi.nets import mlp
-from avi.steps import SGD, AdaGrad, Adam, ClipHeld, Clipped, Momentum, RMSProp, TorchOptimiser
+from avi.objectives import elbo, log_joint
+from avi.steps import (
+    SGD,
+    AdaGrad,
+    Adam,
+    ClipHeld,
+    Clipped,
+    Momentum,
+    RMSProp,
+    TorchOptimiser,
+    gradient,
+)
 
 DIM, N_X, BATCH = 2, 4, 3
 N_SE = 5
@@ -58,6 +71,13 @@ def text(dim: int = DIM, vocabulary: int = 5, **shares: float) -> models.TextVAE
     return model
 
 
+def hierarchy() -> models.Hierarchical:
+    """Two levels of one unit each, with priors that depend clearly on the level above."""
+    model = models.hierarchical_mlp((1, 1), (5, 4), N_X, generator=gen(9)).double()
+    models.uniform_(model.priors, 1.0, gen(10))
+    return model
+
+
 def binary(n: int = BATCH, seed: int = 3) -> Tensor:
     return (randn(n, N_X, seed=seed) > 0).double()
 
@@ -71,6 +91,7 @@ WORLDS = {
     "finite_mixture": lambda: (finite_mixture(), randn(BATCH, 2, seed=7), states(1, 3)),
     "sequence": lambda: (sequence(), torch.tensor([[0, 4, 2], [1, 1, 3], [4, 0, 0]]), grid(DIM)),
     "text": lambda: (text(), torch.tensor([[0, 4, 1], [2, 2, 1], [4, 3, 1]]), grid(DIM)),
+    "hierarchical": lambda: (hierarchy(), binary(seed=11), grid(DIM, 20.0, 401)),
     "hmm": lambda: (hmm(), torch.tensor([[0, 1, 2], [2, 2, 0], [1, 0, 0]]), states(3, 2)),
 }
 GAUSSIAN = {
@@ -84,6 +105,11 @@ FAMILIES = dict.fromkeys(
     "finite_mixture": {
         "enumerated": Enumerated(1, 3),
         "mixture_enumerated": Mixture(Enumerated(1, 3), 2),
+    },
+    "hierarchical": {
+        "mean_field": MeanField(DIM),
+        "top_down": TopDown((1, 1)),
+        "ladder": TopDown((1, 1), merged),
     },
     "hmm": {"enumerated": Enumerated(3, 2), "mixture_enumerated": Mixture(Enumerated(3, 2), 2)},
 }
@@ -130,6 +156,29 @@ for _name, _step in STEPS.items():
 METHODS["vae_svi_kl"] = lambda x, family: vae_svi_kl(
     encoder(x, family), family, SGD(0.05), 3
 ).double()
+
+# signals that every model gives, and those that need `errors`
+SIGNALS = {
+    "gradient": gradient,
+    "log_sign": LogSign(),
+    "unit_norm": UnitNorm(),
+    "gradient_and_x": WithData(gradient),
+}
+ERROR_SIGNALS = {"errors": Errors(), "errors_and_x": WithData(Errors())}
+
+
+def learned(make, signal, model_name, family):
+    """A learned step for this model and family, with random weights.
+
+    Those that make the new estimate are small: an untrained step that answers large gradients with
+    large moves meets larger gradients, and leaves the range of floating point within a few steps.
+    """
+    model, x, _ = world(model_name)
+    objective = log_joint() if isinstance(family, PointMass) else elbo()
+    step = make(signal, model, x, family, objective, (5, 4), gen(12)).double()
+    with torch.no_grad():
+        step.update.new.weight.mul_(0.02)
+    return step
 
 
 def world(name: str) -> tuple[nn.Module, Tensor, Support]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from avi.core import Cost, Draw, Family, Model, Posterior, uniform_log_weights
 from avi.densities import Gaussian, Point, Table, all_states
+from avi.hierarchies import Combine, TopDownPosterior, shifted
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,58 @@ class DiagGaussian:
     def __call__(self, lam: Tensor, model: Model) -> Gaussian:
         mu, rho = lam.chunk(2, -1)
         return Gaussian(model.prior.mean + mu, model.prior.log_var + rho)
+
+
+@dataclass(frozen=True)
+class MeanField:
+    """q(z; lam) = N(mu, diag exp(rho)), lam = [mu, rho], whatever the prior is.
+
+    For models whose prior is no Gaussian, such as hierarchies inferred bottom-up. lam = 0 is the
+    prior only where that is standard normal.
+    """
+
+    dim: int
+
+    @property
+    def n_params(self) -> int:
+        return 2 * self.dim
+
+    @property
+    def n_noise(self) -> int:
+        return self.dim
+
+    def cost(self, n_samples: int) -> Cost:
+        return Cost(n_samples, n_samples)
+
+    def __call__(self, lam: Tensor, model: Model) -> Gaussian:
+        return Gaussian(*lam.chunk(2, -1))
+
+
+@dataclass(frozen=True)
+class TopDown:
+    """q(z; lam) = prod_l q(z_l | z_{l+1}; lam_l) for a hierarchical model, lam = [mu, rho].
+
+    `shifted` (the default) reads lam_l relative to the level's own prior, so lam = 0 is the model's
+    prior. `merged` takes it for an estimate, to be multiplied with the prior: the ladder VAE
+    (Sonderby et al. 2016).
+    """
+
+    dims: tuple[int, ...]
+    combine: Combine = shifted
+
+    @property
+    def n_params(self) -> int:
+        return 2 * self.n_noise
+
+    @property
+    def n_noise(self) -> int:
+        return sum(self.dims)
+
+    def cost(self, n_samples: int) -> Cost:
+        return Cost(n_samples, n_samples)
+
+    def __call__(self, lam: Tensor, model: Model) -> TopDownPosterior:
+        return TopDownPosterior(model, *lam.chunk(2, -1), self.combine)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@
 | VAE + SVI        | encoder   | any      | `first`      |
 | VAE + SVI + KL   | encoder   | any      | `kl_to_last` |
 | SA-VAE           | encoder   | momentum | `last`       |
+| iterative        | constant  | learned  | `every_iterate` |
 
 In SA-VAE alone the loop itself is differentiated (`Unrolled` or `Adjoint` of `avi.gradients`).
 """
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from avi.core import Cost, Family, Goals, Model, Objective, Path, Problem, State
 from avi.gradients import Adjoint, Detached, Differentiation
-from avi.steps import Step
+from avi.steps import Step, signal_cost
 
 Init = Callable[[Tensor, Model], Tensor]
 Credit = Callable[[Path], Goals]
@@ -76,6 +77,16 @@ def kl_to_last(path: Path) -> Goals:
 def theta_only(path: Path) -> Goals:
     """theta learns at lam_K; the method has nothing to learn."""
     return Goals(path.value(-1), None)
+
+
+def every_iterate(path: Path) -> Goals:
+    """theta learns at lam_K, phi from the mean over all iterates.
+
+    Each step is then taught by where it arrives, with what came before held still (Marino et al.
+    2018, algorithm 1, whose sum over the iterations its code divides by their number).
+    """
+    values = torch.stack([path.value(k) for k in range(len(path))])
+    return Goals(values[-1], values.mean(0))
 
 
 class Refine(nn.Module):
@@ -147,7 +158,10 @@ class Refine(nn.Module):
 
     def cost(self, n_samples: int) -> Cost:
         """Decoder calls per example to infer lam_K; scoring lam_K comes on top."""
-        return Cost(*(self.n_steps * calls for calls in self.family.cost(n_samples)))
+        if self.step is None:
+            return Cost(0, 0)
+        one = signal_cost(self.step.signal, self.family, n_samples)
+        return Cost(*(self.n_steps * calls for calls in one))
 
 
 def direct(encoder: nn.Module, family: Family) -> Refine:
@@ -189,3 +203,22 @@ def savae(
     theta and phi both learn from the bound after refinement, through all its steps.
     """
     return Refine(Encoder(encoder), family, step, n_steps, gradient, last)
+
+
+def iterative(
+    step: Step,
+    family: Family,
+    n_steps: int,
+    start: Tensor | None = None,
+    learned_start: bool = False,
+    gradient: Differentiation = Detached(),
+) -> Refine:
+    """Iterative amortized inference (Marino et al. 2018): the step itself is learned.
+
+    From a constant start (default lam = 0, the prior, as published). `Detached` holds every
+    estimate still before the next step, as published; `Unrolled` or `Adjoint` differentiate the
+    whole loop.
+    """
+    start = torch.zeros(family.n_params) if start is None else start
+    init = Constant(start, learned_start)
+    return Refine(init, family, step, n_steps, gradient, every_iterate)

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from avi.core import Problem, State
+from avi.core import Cost, Family, Problem, State
 
 Signal = Callable[..., Tensor]
 
@@ -33,6 +33,12 @@ def gradient(problem: Problem, lam: Tensor, eps: Tensor, keep: bool = False) -> 
         if not keep:
             lam = lam.detach().requires_grad_()
         return torch.autograd.grad(problem(lam, eps).sum(), lam, create_graph=keep)[0]
+
+
+def signal_cost(signal: Signal, family: Family, n_samples: int) -> Cost:
+    """Decoder calls per example for one signal: its own `cost`, or that of a gradient."""
+    own = getattr(signal, "cost", None)
+    return own(family, n_samples) if own else family.cost(n_samples)
 
 
 class Step(Protocol):

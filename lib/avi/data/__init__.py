@@ -6,6 +6,8 @@
 | `mnist`        | 28 x 28 | 50,000 / 10,000 / 10,000 | binarised anew at each draw | AVI_DATA |
 | `mnist-static` | 28 x 28 | 50,000 / 10,000 / 10,000 | binary as published         | AVI_DATA |
 | `omniglot`     | 28 x 28 | 22,722 / 1,623 / 8,115   | binarised anew at each draw | AVI_DATA |
+| `20news`       | 2,000   | 10,268 / 1,000 / 7,505   | word counts                 | AVI_DATA |
+| `20news-own`   | 2,000   | by-date split            | word counts                 | a fetch  |
 
 `linear-gaussian` and `finite-mixture` (1,000 / 250 / 250 rows of real values, nothing needed) are
 drawn from the exact models in `avi.data.known`, so log p(x) and the posterior are known for every
@@ -19,19 +21,21 @@ Text goes by `avi.data.load_text("generated")`:
 | `ptb`       | 42,068 / 3,370 / 3,761 | 10,000 | AVI_DATA                                       |
 | `yahoo`     | 9,000 / 1,000 / 10,000 | 19,998 | AVI_DATA; not the paper's data: see its `note` |
 
+RCV1, too large for dense rows, has a reader of its own: `avi.data.bags.load_rcv1()`.
+
 Nothing is downloaded unless the call says so: `load("mnist", download=True)`.
 """
 
 from collections.abc import Callable
 
-from avi.data import digits, known, mnist, omniglot, text_files
-from avi.data.dataset import Dataset, as_is, binarise, generated
+from avi.data import bags, digits, known, mnist, omniglot, text_files
+from avi.data.dataset import Dataset, as_is, binarise, dequantise, generated
 from avi.data.grammar import generated_text
 from avi.data.text import Corpus, Sentences, Vocabulary, corpus
 
 __all__ = [
     "LOADERS", "TEXTS", "Corpus", "Dataset", "Sentences", "Vocabulary", "as_is", "binarise",
-    "corpus", "generated", "generated_text", "load", "load_text",
+    "corpus", "dequantise", "generated", "generated_text", "load", "load_text",
 ]  # fmt: skip
 
 LOADERS: dict[str, Callable[..., Dataset]] = {
@@ -39,6 +43,8 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "mnist": mnist.load,
     "mnist-static": mnist.load_static,
     "omniglot": omniglot.load,
+    "20news": bags.load_20news,
+    "20news-own": bags.load_20news_own,
     "linear-gaussian": known.load_linear_gaussian,
     "finite-mixture": known.load_finite_mixture,
 }
@@ -54,7 +60,7 @@ def load(name: str, **options) -> Dataset:
     """The data set called `name`, its files checked against their published sums.
 
     The splits are fixed: they depend on no seed, so numbers from two runs can be compared.
-    `options` go to the data set's own loader; `download=True` (mnist only) fetches absent files.
+    `options` go to the data set's own loader; `download=True` (mnist, 20news-own) fetches files.
 
     Raises ValueError for an unknown name and for a damaged file, FileNotFoundError for an absent
     file; each says what to do.

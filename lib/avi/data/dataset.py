@@ -30,6 +30,18 @@ def binarise(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.bernoulli(x, generator=generator)
 
 
+def dequantise(x: Tensor, generator: torch.Generator) -> Tensor:
+    """(255 x + u) / 256 with u ~ U(0, 1): bytes, given as x in [0, 1], made continuous, [B, X].
+
+    E_u[log density] - log 256 per dimension is at most the log-probability of the bytes
+    (`avi.evaluation.bits_per_dim`; Theis et al. 2016). Raises as `binarise` does.
+    """
+    if not ((x >= 0) & (x <= 1)).all():
+        raise ValueError("dequantise needs bytes divided by 255, in [0, 1]")
+    noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return (255 * x + noise) / 256
+
+
 def as_is(x: Tensor, generator: torch.Generator) -> Tensor:
     """x itself: for data that are binary, counts or real already."""
     return x

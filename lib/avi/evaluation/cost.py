@@ -41,11 +41,20 @@ def count_calls(model) -> Iterator[dict[str, int]]:
             value.register_hook(partial(add, "backward"))
         return value
 
+    def erring(x, draw):
+        found = errors(x, draw)
+        add("forward", draw.log_w)
+        return found
+
     model.log_lik = counted
+    if errors := getattr(model, "errors", None):
+        model.errors = erring
     try:
         yield counts
     finally:
         del model.log_lik
+        if errors:
+            del model.errors
 
 
 def measure_cost(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from avi.core import Posterior
 from avi.evaluation.evidence import Estimate
@@ -19,6 +20,28 @@ def perplexity(nll_total: float, n_tokens: int) -> float:
     if n_tokens < 1:
         raise ValueError(f"a perplexity is a mean over tokens: there are {n_tokens}")
     return math.exp(nll_total / n_tokens)
+
+
+def document_perplexity(nll: Tensor, lengths: Tensor) -> float:
+    """exp of the mean over documents of nll_n / length_n: every document counts the same.
+
+    The convention of Miao et al. (2016), nll [N] in nats, lengths [N] in words. `perplexity`
+    weighs documents by their length instead. Raises ValueError for a document without words.
+    """
+    if not (lengths > 0).all():
+        raise ValueError("a document without words has no perplexity: leave it out")
+    return (nll / lengths).mean().exp().item()
+
+
+def bits_per_dim(nll: float, n_dims: int, levels: int = 256) -> float:
+    """(nll / n_dims + log levels) / log 2 for a density over `levels` levels scaled to [0, 1].
+
+    nll in nats per example, of dequantised data (`avi.data.dequantise`); a uniform density has
+    nll 0 and log2(levels) bits. Raises ValueError without a dimension.
+    """
+    if n_dims < 1:
+        raise ValueError(f"bits per dimension of {n_dims} dimensions")
+    return (nll / n_dims + math.log(levels)) / math.log(2)
 
 
 @torch.no_grad()

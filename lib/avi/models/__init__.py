@@ -1,6 +1,7 @@
 """Generative models. Exact ones (linear-Gaussian, discrete) are the oracles of the tests."""
 
 from avi.models.discrete import HMM, FiniteMixture
+from avi.models.hierarchical import BottomUp, Hierarchical, hierarchical_mlp
 from avi.models.image import (
     Bernoulli,
     Counts,
@@ -18,10 +19,12 @@ __all__ = [
     "HMM",
     "AffineEncoder",
     "Bernoulli",
+    "BottomUp",
     "Counts",
     "DeepLatentGaussian",
     "FiniteMixture",
     "GaussianNoise",
+    "Hierarchical",
     "LinearGaussian",
     "SequenceEncoder",
     "SequenceModel",
@@ -30,6 +33,7 @@ __all__ = [
     "bernoulli_mlp",
     "drawn",
     "gaussian_mlp",
+    "hierarchical_mlp",
     "keyed",
     "most_likely",
     "multinomial_mlp",

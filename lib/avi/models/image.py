@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from avi.core import Draw
 from avi.densities import LOG_2PI, Gaussian
 from avi.nets import mlp
 
@@ -17,6 +18,8 @@ class Likelihood(Protocol):
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor: ...
 
     def mean(self, out: Tensor) -> Tensor: ...
+
+    def error(self, x: Tensor, out: Tensor) -> Tensor: ...
 
     def sample(self, out: Tensor, generator: torch.Generator | None) -> Tensor: ...
 
@@ -33,6 +36,10 @@ class Bernoulli(nn.Module):
 
     def mean(self, out: Tensor) -> Tensor:
         return out.sigmoid()
+
+    def error(self, x: Tensor, out: Tensor) -> Tensor:
+        """(x - p) / (p (1 - p)) = x / p - (1 - x) / (1 - p), exact where p leaves float's range."""
+        return x * (1 + (-out).exp()) - (1 - x) * (1 + out.exp())
 
     def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.bernoulli(out.sigmoid(), generator=generator)
@@ -51,6 +58,10 @@ class GaussianNoise(nn.Module):
 
     def mean(self, out: Tensor) -> Tensor:
         return out
+
+    def error(self, x: Tensor, out: Tensor) -> Tensor:
+        """(x - mean) / variance."""
+        return (x - out) * (-self.log_var).exp()
 
     def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
         noise = torch.randn(out.shape, generator=generator, dtype=out.dtype, device=out.device)
@@ -72,6 +83,14 @@ class Counts(nn.Module):
 
     def mean(self, out: Tensor) -> Tensor:
         return out.softmax(-1)
+
+    def error(self, x: Tensor, out: Tensor) -> Tensor:
+        """x / p - n for n words with probabilities p = softmax(out).
+
+        For the expected counts n p as mean it would be this over n, (x - n p) / (n p): the form of
+        a count whose variance is its mean.
+        """
+        return x * (-out.log_softmax(-1)).exp() - x.sum(-1, keepdim=True)
 
     def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
         probs = out.softmax(-1).flatten(0, -2)
@@ -105,6 +124,14 @@ class DeepLatentGaussian(nn.Module):
 
     def log_prior(self, z: Tensor) -> Tensor:
         return self.prior.log_prob(z)
+
+    def errors(self, x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """eps_x [S, B, X] and eps_z [S, B, D] = z: precision-weighted.
+
+        d log p(x, z) / d z = J^T eps_x - eps_z, J the Jacobian of the predicted mean
+       .
+        """
+        return self.likelihood.error(x, self.decoder(draw.z)), draw.z
 
     def predict(self, z: Tensor) -> Tensor:
         """E[x | z], [S, B, X]."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
+from avi.core import Draw
 from avi.densities import LOG_2PI, DenseGaussian, Gaussian
 
 
@@ -50,6 +51,10 @@ class LinearGaussian(nn.Module):
     def predict(self, z: Tensor) -> Tensor:
         """E[x | z] = W z + b, [S, B, X]."""
         return z @ self.weight.T + self.bias
+
+    def errors(self, x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """(x - W z - b) / variance and z, [S, B, .]."""
+        return (x - self.predict(draw.z)) * (-self.log_var).exp(), draw.z
 
     def log_lik(self, x: Tensor, z: Tensor) -> Tensor:
         square = (x - self.predict(z)).square() * (-self.log_var).exp()
