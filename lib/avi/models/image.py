@@ -31,7 +31,7 @@ class Bernoulli(nn.Module):
     """
 
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
-        x = x.expand_as(out)  # the fused form: its second derivative costs less than softplus's
+        x, out = torch.broadcast_tensors(x, out)  # which the fused form wants
         return -nn.functional.binary_cross_entropy_with_logits(out, x, reduction="none").sum(-1)
 
     def mean(self, out: Tensor) -> Tensor:
