@@ -80,13 +80,13 @@ def theta_only(path: Path) -> Goals:
 
 
 def every_iterate(path: Path) -> Goals:
-    """theta learns at lam_K, phi from the mean over all iterates.
+    """theta learns at lam_K, phi from the mean over all iterates (eq-every-iterate).
 
     Each step is then taught by where it arrives, with what came before held still (Marino et al.
     2018, algorithm 1, whose sum over the iterations its code divides by their number).
     """
-    values = torch.stack([path.value(k) for k in range(len(path))])
-    return Goals(values[-1], values.mean(0))
+    values = [path.value(k) for k in range(len(path))]
+    return Goals(values[-1], torch.stack(values).mean(0))
 
 
 class Refine(nn.Module):

@@ -113,7 +113,7 @@ class WithData:
 
 
 class Update(nn.Module):
-    """lam <- g * lam + (1 - g) * new, gate and new from a hidden layer.
+    """lam <- g * lam + (1 - g) * new, gate and new from a hidden layer (eq-gated-update).
 
     Every coordinate keeps as much of the old estimate as its gate says. The gates start half open.
     """
@@ -130,6 +130,8 @@ class Update(nn.Module):
 
 class LearnedStep(nn.Module):
     """lam <- update(lam, body([signal, lam])), the same network at every iteration, no memory.
+
+    f_phi of eq-learned-step.
 
     body  [B, width of the signal + P] -> [B, H]
     """
