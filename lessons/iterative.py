@@ -273,6 +273,8 @@ for k in (0, 1, 2, 4, 9):
 size = "mean $|\\partial \\mathcal{L} / \\partial \\mu|$"
 plots.curves(axes, rows, "epoch", size)
 axes.set(yscale="log")
+axes.set_yticks([0.5, 1, 2, 5], [0.5, 1, 2, 5])
+axes.minorticks_off()
 glue("fig-magnitudes", figure)
 
 # %% [markdown]
@@ -342,7 +344,8 @@ figure, axes = plt.subplots()
 rows = {name: (marks, row[0].mean(1)) for name, row in steady.items()}
 plots.curves(axes, rows, "iterations at the test", "mean bound, nats")
 axes.axvline(K, color="black", ls=":")
-axes.set(xscale="symlog", xticks=marks, xticklabels=marks)
+ticks = (0, 1, 2, 5, 10, 20, 50)
+axes.set(xscale="symlog", xticks=ticks, xticklabels=ticks, xlim=(-0.1, 52))
 best = max(row[0].mean(1).max() for row in steady.values())
 axes.set_ylim(best - 12, best + 1)
 axes.minorticks_off()
@@ -436,7 +439,7 @@ for name, row in {"learned": reached, "sgd": rival}.items():
 # %% tags=["hide-input", "nbval-ignore-output"]
 figure, axes = plt.subplots(figsize=(6.4, 5.6))
 plots.landscape(axes, side, side, surface.view(61, 61).T)
-for name, method in {"learned step": walker, "SGD": sgd}.items():
+for name, method in {"SGD": sgd, "learned step": walker}.items():
     colour = plots.COLOURS["adam" if method is walker else "svi"]
     way = places(method).clamp(-3.5, 3.5)
     plots.trajectory(axes, way, name, colour)
@@ -462,7 +465,7 @@ picture = ipywidgets.Image(format="png")
 def redraw(change=None):
     figure, axes = plt.subplots(figsize=(5, 4.2))
     plots.landscape(axes, side, side, surface.view(61, 61).T)
-    for name, method in {"adam": walker, "svi": sgd}.items():
+    for name, method in {"svi": sgd, "adam": walker}.items():
         way = places(method, slider.value).clamp(-3.5, 3.5)
         plots.trajectory(axes, way, name)
     figure.savefig(buffer := BytesIO(), format="png")
@@ -526,7 +529,8 @@ rows = {name: (reach, row.mean(1)) for name, row in race.items()}
 plots.curves(axes, rows, "iterations at the test", "mean bound, nats")
 axes.axvline(10, color="black", ls=":")
 top = race["learned"].mean(1).max()
-axes.set(xscale="symlog", xticks=reach[::2], xticklabels=reach[::2])
+ticks = (0, 1, 2, 5, 10, 30, 100, 200)
+axes.set(xscale="symlog", xticks=ticks, xticklabels=ticks, xlim=(-0.1, 210))
 axes.set_ylim(top - 8, top + 1)
 axes.minorticks_off()
 glue("fig-race", figure)

@@ -23,7 +23,7 @@ from worlds import (
 from avi import models
 from avi.conformance import Case, check_independence, method_checks
 from avi.core import Cost, Draw, Problem
-from avi.evaluation import measure_cost
+from avi.evaluation import count_calls, measure_cost
 from avi.families import DiagGaussian, PointMass, TopDown
 from avi.gradients import Adjoint, Detached, Unrolled
 from avi.inference import every_iterate, iterative
@@ -304,3 +304,15 @@ def test_learned_steps_have_no_memory_and_recurrent_ones_start_empty():
     assert isinstance(plain, LearnedStep) and plain.start(lam) == ()
     state = recurrent_step(gradient, model, x, FAMILY, elbo(), (5, 7), gen()).double().start(lam)
     assert torch.equal(state[0], torch.zeros(BATCH, 7).double())
+
+
+def test_a_training_step_decodes_every_iterate_twice_and_the_last_once():
+    """K signals and K + 1 scores, forward and back: theta's part goes through lam_K alone."""
+    this = case(learned_step, gradient, "bernoulli", "diag_gaussian")
+    noise, learners = this.noise(), [*this.model.parameters(), *this.method.step.parameters()]
+    optimiser = torch.optim.SGD([*learners, this.method.init.value], lr=0.0)
+    with count_calls(this.model) as counts:
+        train_step(this.model, this.method, this.x, this.objective, noise, optimiser)
+    rows = noise.shape[1] * BATCH
+    # lam_0 is learned in these cases, so every score is differentiated for phi, the last for theta
+    assert counts == {"forward": 7 * rows, "backward": (3 + 4 + 1) * rows}
