@@ -44,6 +44,7 @@ expected = Expected("iterative", DATA)
 
 # %%
 from functools import partial
+from time import process_time
 from timeit import repeat
 
 import matplotlib.pyplot as plt
@@ -221,7 +222,8 @@ took = {}
 for mode in both:
     pair = *trained["gradients"], noise[:, :1]
     work = partial(phi_gradient, mode, 5, *pair)
-    took[type(mode).__name__] = min(repeat(work, number=1, repeat=5))
+    times = repeat(work, timer=process_time, number=3, repeat=7)
+    took[type(mode).__name__] = min(times)
 ratio = took["Unrolled"] / took["Detached"]
 print(f"unrolled takes {ratio:.1f} times as long as detached")
 
@@ -348,6 +350,7 @@ ticks = (0, 1, 2, 5, 10, 20, 50)
 axes.set(xscale="symlog", xticks=ticks, xticklabels=ticks, xlim=(-0.1, 52))
 best = max(row[0].mean(1).max() for row in steady.values())
 axes.set_ylim(best - 12, best + 1)
+axes.legend(loc="lower center")
 axes.minorticks_off()
 glue("fig-signals", figure)
 
@@ -659,5 +662,6 @@ for key in ("vae", "gradients"):
         claim = f"Decoder calls in a train step, {key}, {kind}."
         expected.check(f"calls_{key}_{kind}", n, "calls", claim)
 for key in names:
-    took[key] = min(repeat(partial(calls_of, key), number=1, repeat=5))
+    work = partial(calls_of, key)
+    took[key] = min(repeat(work, timer=process_time, number=3, repeat=7))
     print(f"{key}: {took[key] / took['vae']:.1f} times a VAE's step")
