@@ -80,7 +80,7 @@ n_pixels, n_params, K = x.shape[1], family.n_params, settings.n_steps
 # Every model of this lesson is trained by the same function. First, a VAE: its decoder serves the demonstrations, its encoder the comparison at the end.
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def train(model, method, epochs=settings.epochs, n_samples=1):
     schedule = TrainSettings(epochs, 64, n_samples, settings.lr, SEED)
     options = {"objective": lambda step: bound, "observe": dataset.observe}
