@@ -398,7 +398,7 @@ glue("fig-topics", figure)
 # What does a move in the plane do to a sentence? Decode greedily, one likeliest word after the other, from each point of a grid.
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def greedy(model, z, length=14):  # z [N, D] -> tokens [N, length]
     token = torch.full((len(z), 1), model.vocabulary)
     spoken, state = [], None
@@ -415,7 +415,6 @@ def sentence(tokens):
     return " ".join(words.decode(tokens))
 
 
-# %% tags=["nbval-ignore-output"]
 model, method = worlds["out_sa"]
 axis = torch.linspace(-3, 3, 13)
 z = torch.cartesian_prod(axis, axis)
