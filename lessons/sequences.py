@@ -654,7 +654,7 @@ glue("fig-test-steps", figure)
 # %% [markdown]
 # ## Table 1
 #
-# The synthetic experiment at full size runs for about two hours, apart from this lesson. Here its stored results are read.
+# The synthetic experiment at full size runs for a few hours, apart from this lesson. Here its stored results are read.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 folder = Path("../reproduction")
