@@ -62,6 +62,18 @@ def test_the_published_step_is_the_exact_gradient_where_nothing_is_clipped(name,
     assert (found - want).norm() < 2e-4 * want.norm()  # the clamp of its probabilities
 
 
+def test_the_published_step_clips_means_and_log_variances_apart(monkeypatch):
+    """With steps clipped to 1e-3 each half of lam moves 1e-3 in the first of them, and no more."""
+    monkeypatch.setattr(peers, "CLIP", 1e-3)
+    world = double(WORLDS["images"]())
+    step = peers.Published(world, PUBLISHED_BOUNDS["images"], None)
+    start = world.encoder(world.x).detach()
+    _, past = step.forwards(start, world.noise[:-1])
+    moved = past[1][0] - past[0][0]
+    for half in moved.chunk(2, -1):
+        assert half.norm().item() == pytest.approx(1e-3)
+
+
 def test_clipping_is_joint_and_in_place(monkeypatch):
     parts = [torch.tensor([3.0, 0.0]), torch.tensor([[0.0, 4.0]])]
     monkeypatch.setattr(peers, "CLIP", 2.5)

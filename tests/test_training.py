@@ -161,6 +161,19 @@ def test_a_gradient_that_is_not_finite_stops():
     )
 
 
+def test_finite_gradients_whose_sum_overflows_pass():
+    def steep(model, x, q, eps):
+        return elbo()(model, x, q, eps) + 1e308 * model.likelihood.extra.sum()
+
+    model = deep(bernoulli_mlp)
+    model.likelihood.extra = nn.Parameter(torch.zeros(3).double())
+    method = direct(encoder(X, FAMILY), FAMILY)
+    optimiser = torch.optim.SGD(trainable(model), lr=1e-300)
+    train_step(model, method, X, steep, method.noise(2, X, gen(1)), optimiser)
+    assert model.likelihood.extra.grad.isfinite().all()
+    assert model.likelihood.extra.grad.sum().isinf()
+
+
 def test_fit_says_at_which_step_it_failed():
     def observe(x, generator):
         observe.calls += 1
