@@ -26,7 +26,7 @@ COMBINATIONS = [
     for f, family in families.items()
     for o in OBJECTIVES
     if not (isinstance(family, PointMass) and o != "log_joint")
-    and not (isinstance(family, Mixture) and o == "analytic")
+    and not (o == "analytic" and (isinstance(family, Mixture) or w == "hierarchical"))
 ]
 
 

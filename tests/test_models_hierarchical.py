@@ -6,9 +6,11 @@ from torch.distributions import Bernoulli, Normal
 from worlds import BATCH, N_SE, gen, hierarchy, randn
 
 from avi import models
+from avi.core import Problem
 from avi.densities import Gaussian
 from avi.families import MeanField, TopDown
 from avi.hierarchies import Pair, merged, shifted
+from avi.objectives import elbo
 
 DIMS = (3, 2, 1)
 
@@ -107,6 +109,13 @@ def test_samples_have_the_model_s_mean():
     want = model.predict(z)
     error = (x.var(0) / n + want.var(0) / n).sqrt()
     assert ((x.mean(0) - want.mean(0)).abs() <= N_SE * error).all()
+
+
+@pytest.mark.parametrize("family", [MeanField(6), TopDown(DIMS), TopDown(DIMS, merged)])
+def test_a_hierarchy_has_no_closed_form_kl_and_says_so(family):
+    problem = Problem(three(), binary(), family, elbo(analytic_kl=True))
+    with pytest.raises((ValueError, TypeError), match="no closed-form KL"):
+        problem(torch.zeros(BATCH, 12).double(), torch.zeros(1, BATCH, 6).double())
 
 
 def test_levels_and_priors_must_fit():
