@@ -13,10 +13,10 @@ tried or guessed. `VARIATIONS` were written down before any of them was run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import product, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +78,8 @@ class Row:
 
     @property
     def trains(self) -> bool:
-        return self.method == "savae" or self.method == "vae" or self.generator != "oracle"
+        """SVI on a given model is the one method with nothing to learn."""
+        return self.method not in CANDIDATES or self.generator != "oracle"
 
     def tuned(self, world: World, seed: int) -> Refine:
         """SVI on the given model: the best of its candidates on the validation data."""
@@ -252,14 +253,19 @@ class Training:
 
 def bound(row: Row, model: SequenceModel, method: Refine, x: Tensor, seed: int) -> Tensor:
     """The bound of every sequence after inference, [N], with fresh noise."""
-    return score_lam(row, model, infer(row, model, method, x, seed)[-1], x, seed + 1)
+    return score_lam(row, model, infer(row, model, repeat(method), x, seed)[-1], x, seed + 1)
 
 
-def infer(row: Row, model: SequenceModel, method: Refine, x: Tensor, seed: int) -> list[Tensor]:
-    """[lam_0, lam_K], [N, P] each, in batches of the training size, as the published step asks."""
+def infer(
+    row: Row, model: SequenceModel, methods: Iterable[Refine], x: Tensor, seed: int
+) -> list[Tensor]:
+    """[lam_0, lam_K], [N, P] each, in batches of the training size, as the published step asks.
+
+    methods  one for each batch
+    """
     generator, ends = torch.Generator().manual_seed(seed), []
     with torch.no_grad():
-        for part in x.split(row.batch):
+        for part, method in zip(x.split(row.batch), methods):
             path = method(model, part, BOUND, method.noise(1, part, generator))
             ends.append(torch.stack([path.lam[0], path.lam[-1]]))
     return list(torch.cat(ends, 1))
@@ -282,7 +288,7 @@ def measure(
     """The row's numbers on the test sequences, nats per sequence."""
     x = world.test
     log_p = true_log_p(world.truth, x, row.n_prior, torch.Generator().manual_seed(seed)).float()
-    start, end = infer(row, model, method, x, seed + 2)
+    start, end = infer(row, model, repeat(method), x, seed + 2)
     value = score_lam(row, model, end, x, seed + 3)
     refined = svi_from(row, model, end, x, seed + 4)
     difference = log_p - value
@@ -320,11 +326,11 @@ def _log_p(truth: SequenceModel, x: Tensor, tilts: Tensor) -> Tensor:
 
 def svi_from(row: Row, model: SequenceModel, lam: Tensor, x: Tensor, seed: int) -> Tensor:
     """The bound after n_steps more published steps from lam, [N]: refinement at the test alone."""
-    generator, ends = torch.Generator().manual_seed(seed), []
-    for part, own in zip(x.split(row.batch), lam.split(row.batch), strict=True):
-        climb = Refine(lambda *_, own=own: own, FAMILY, STEPS["published"], row.n_steps)
-        ends.append(climb(model, part, BOUND, climb.noise(1, part, generator)).lam[-1].detach())
-    return score_lam(row, model, torch.cat(ends), x, seed + 1)
+    climbs = (
+        Refine(lambda *_, own=own: own, FAMILY, STEPS["published"], row.n_steps)
+        for own in lam.split(row.batch)
+    )
+    return score_lam(row, model, infer(row, model, climbs, x, seed)[-1], x, seed + 1)
 
 
 ORACLE = {
