@@ -61,7 +61,7 @@ class Published:
         return found[0], list(found[1:])
 
     def __call__(self) -> None:
-        model, encoder, _, x, noise, _ = self.world
+        model, encoder, _, x, noise = self.world[:5]
         self.optimiser.zero_grad()
         for buffer in self.buffers:
             buffer.zero_()
@@ -109,7 +109,7 @@ class Published:
 def lean_step(world, objective, optimiser, eps_fd: float = 1e-3) -> None:
     """The same recursion with the library's bound and hoisting, a fused optimiser, and theta's
     gradient only where Algorithm 1 needs it: twice in each step back, at lam and beside it."""
-    model, encoder, family, x, noise, lr = world
+    model, encoder, family, x, noise, lr, _ = world
     problem = Problem(model, x, family, objective)
     shared = list(getattr(problem.given, "context", ()))
     theta = list(model.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -20,15 +21,21 @@ class World(NamedTuple):
     x: Tensor  # one batch
     noise: Tensor  # [K + 1, S, B, n_noise], the same for every method
     lr: float  # of the inner step, per example
+    draw: Callable[[torch.Generator], Tensor]  # a new batch
 
 
 def images(batch: int = 50, n_steps: int = 20, seed: int = 0) -> World:
     """784 binary pixels, decoder and encoder 2 x 512 ELU, 64 latent units; random pixels."""
     g = torch.Generator().manual_seed(seed)
     model, encoder = bernoulli_mlp([64, 512, 512, 784], g), mlp([784, 512, 512, 128], g)
-    x = torch.bernoulli(torch.rand(784, generator=g).expand(batch, -1), generator=g)
+    rates = torch.rand(784, generator=g).expand(batch, -1)
+    x = torch.bernoulli(rates, generator=g)
     noise = torch.randn(n_steps + 1, 1, batch, 64, generator=g)
-    return World(model, encoder, DiagGaussian(64), x, noise, 1 / batch)
+
+    def draw(generator: torch.Generator) -> Tensor:
+        return torch.bernoulli(rates, generator=generator)
+
+    return World(model, encoder, DiagGaussian(64), x, noise, 1 / batch, draw)
 
 
 def sequences(batch: int = 50, n_steps: int = 20, seed: int = 0) -> World:
@@ -37,9 +44,14 @@ def sequences(batch: int = 50, n_steps: int = 20, seed: int = 0) -> World:
     model, encoder = SequenceModel(2, 1000), SequenceEncoder(1000, 4)
     uniform_(model, 0.1, g)
     uniform_(encoder, 0.1, g)
-    x = oracle(generator=g).sample(batch, 5, g)
+    truth = oracle(generator=g)
+    x = truth.sample(batch, 5, g)
     noise = torch.randn(n_steps + 1, 1, batch, 2, generator=g)
-    return World(model, encoder, DiagGaussian(2), x, noise, 1 / batch)
+
+    def draw(generator: torch.Generator) -> Tensor:
+        return truth.sample(batch, 5, generator)
+
+    return World(model, encoder, DiagGaussian(2), x, noise, 1 / batch, draw)
 
 
 WORLDS = {"images": images, "sequences": sequences}
