@@ -147,7 +147,7 @@ def table(name: str, rows: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=61)
     parser.add_argument("--json", type=Path, help="store the numbers here too")
     options = parser.parse_args()
     torch.set_num_threads(1)
