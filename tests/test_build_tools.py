@@ -231,6 +231,25 @@ def test_two_lessons_run_at_the_same_time(project):
     assert len(done) == 2
 
 
+@pytest.mark.parametrize("first", ["pass", "time.sleep(60)"])
+def test_a_cell_that_stops_answering_gets_a_second_kernel(project, first):
+    source = "import os, time\nif not os.path.exists('tried'):\n    open('tried', 'w')\n    "
+    said, done = [], []
+    run_cell(source + first, project.lessons, said, done)
+    assert len(done) == 1 and len(said) == (2 if first == "pass" else 3)
+
+
+def test_a_cell_that_never_answers_is_an_error_with_the_cell_in_it(project):
+    with pytest.raises(execute.LessonError, match=r"forever: (.|\n)*time\.sleep\(61\)"):
+        run_cell("import time\ntime.sleep(61)", project.lessons, [], [])
+
+
+def run_cell(source, folder, said, done):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    job = execute.Job("forever", notebook, done.append, cell_seconds=3)
+    execute.run_jobs([job], folder, say=said.append)
+
+
 # Each lesson waits until the other one has started: run one after the other, both would fail.
 WAIT = """
 import os, pathlib

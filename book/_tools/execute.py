@@ -29,7 +29,7 @@ from nbformat import NotebookNode
 from store import Project, code_cells, read_notebook, write_atomic, write_notebook
 
 SIDE_BY_SIDE = 2
-CELL_SECONDS = 900  # a whole lesson on MNIST may take this long; more is a hang
+CELL_SECONDS = 300  # ten times the longest cell of a stored lesson; more is a hang
 WIDGET = "application/vnd.jupyter.widget-view+json"
 BAR = re.compile(r"\d+%\|.*\| \d+/\d+ \[")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -50,6 +50,7 @@ class Job:
     notebook: NotebookNode
     done: Callable[[NotebookNode], None]
     env: dict[str, str] = field(default_factory=dict)
+    cell_seconds: int = CELL_SECONDS
 
 
 def run_jobs(jobs: list[Job], folder: Path, say: Callable[[str], None] = print) -> None:
@@ -99,8 +100,20 @@ async def _run_one(
     async with gate:
         say(f"{job.name}: running")
         began = time.monotonic()
-        job.done(await _execute(job, folder))
+        job.done(await _execute_patiently(job, folder, say))
         say(f"{job.name}: {time.monotonic() - began:.1f} s")
+
+
+async def _execute_patiently(job: Job, folder: Path, say: Callable[[str], None]) -> NotebookNode:
+    """A second time when a cell stops answering: rarely, a kernel's answer is lost on its way."""
+    try:
+        return await _execute(job, folder)
+    except CellTimeoutError:
+        say(f"{job.name}: no answer within {job.cell_seconds} s; again in a fresh kernel")
+    try:
+        return await _execute(job, folder)
+    except CellTimeoutError as error:
+        raise LessonError(f"{job.name}: {error}") from None
 
 
 async def _execute(job: Job, folder: Path) -> NotebookNode:
@@ -108,14 +121,14 @@ async def _execute(job: Job, folder: Path) -> NotebookNode:
     client = NotebookClient(
         notebook,
         kernel_name="python3",
-        timeout=CELL_SECONDS,
+        timeout=job.cell_seconds,
         resources={"metadata": {"path": str(folder)}},
     )
     try:
         # What the kernel process itself says is advice; errors of a cell come as messages.
         env = {**os.environ, **QUIET, **job.env}
         await client.async_execute(env=env, stderr=subprocess.DEVNULL)
-    except (CellExecutionError, CellTimeoutError) as error:
+    except CellExecutionError as error:
         raise LessonError(_explain(job.name, notebook, error)) from None
     except DeadKernelError:
         raise LessonError(f"{job.name}: its kernel died (stopped, or out of memory).") from None
