@@ -28,7 +28,7 @@ def shifted(prior: Gaussian, said: Pair) -> Gaussian:
 def merged(prior: Gaussian, said: Pair) -> Gaussian:
     """The product of the prior and N(mu, 1 / exp(rho)): precisions add, means are weighed by them.
 
-    (Sonderby et al. 2016.)
+    eq-ladder (Sonderby et al. 2016).
     """
     log_precision = torch.logaddexp(-prior.log_var, said.second)
     weight = (said.second - log_precision).exp()

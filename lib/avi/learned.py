@@ -82,7 +82,7 @@ class PublishedNorm:
 
 @dataclass(frozen=True)
 class Errors:
-    """[eps_x, eps_z], averaged over the draws, [B, X + D].
+    """[eps_x, eps_z], averaged over the draws, [B, X + D] (eq-errors).
 
     A forward pass and no backward one. The network must learn for itself what the decoder's
     Jacobian would have told it. Works with models that have `errors(x, draw)`.

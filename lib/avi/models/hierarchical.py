@@ -20,7 +20,7 @@ from avi.nets import linear, mlp
 class Hierarchical(nn.Module):
     """p(x, z) = N(z_L; 0, I) prod_{l<L} N(z_l; m_l(z_{l+1}), diag s_l(z_{l+1})) p(x | z_1).
 
-    These priors are called empirical: they are learned, and differ from one
+    eq-hierarchical. These priors are called empirical: they are learned, and differ from one
     draw of the level above to the next. x [B, X], z [S, B, D_1 + ... + D_L]; log-densities [S, B]
     in nats.
 
@@ -77,7 +77,10 @@ class Hierarchical(nn.Module):
         return self.log_prior_levels(z).sum(-1)
 
     def errors(self, x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """eps_x, and eps_z = (z_l - m_l) / s_l of every level: precision-weighted."""
+        """eps_x, and eps_z = (z_l - m_l) / s_l of every level: precision-weighted (eq-errors).
+
+        What each level's gradient makes of them: eq-level-gradient.
+        """
         pairs = zip(self.level_priors(draw.z), self.levels(draw.z), strict=True)
         misses = [(part - prior.mean) * (-prior.log_var).exp() for prior, part in pairs]
         eps_x = self.likelihood.error(x, self.decoder(self.levels(draw.z)[0]))
@@ -116,8 +119,8 @@ def hierarchical_mlp(
 class BottomUp(nn.Module):
     """x -> lam of every level: a chain of layers, each level reading from its own.
 
-    h_1 = elu(W_1 x), h_l = elu(W_l h_{l-1}), and [mu_l, rho_l] is affine in h_l. What comes out is
-    [mu_1, ..., mu_L, rho_1, ..., rho_L], as `MeanField` and `TopDown` want it.
+    h_1 = elu(W_1 x), h_l = elu(W_l h_{l-1}), and [mu_l, rho_l] is affine in h_l (eq-bottom-up).
+    What comes out is [mu_1, ..., mu_L, rho_1, ..., rho_L], as `MeanField` and `TopDown` want it.
     """
 
     def __init__(

@@ -38,7 +38,10 @@ class Bernoulli(nn.Module):
         return out.sigmoid()
 
     def error(self, x: Tensor, out: Tensor) -> Tensor:
-        """(x - p) / (p (1 - p)) = x / p - (1 - x) / (1 - p), exact where p leaves float's range."""
+        """(x - p) / (p (1 - p)) = x / p - (1 - x) / (1 - p) (eq-errors, eq-output-slope).
+
+        From the logits, so exact where p leaves float's range.
+        """
         return x * (1 + (-out).exp()) - (1 - x) * (1 + out.exp())
 
     def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -60,7 +63,7 @@ class GaussianNoise(nn.Module):
         return out
 
     def error(self, x: Tensor, out: Tensor) -> Tensor:
-        """(x - mean) / variance."""
+        """(x - mean) / variance (eq-errors)."""
         return (x - out) * (-self.log_var).exp()
 
     def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -126,10 +129,10 @@ class DeepLatentGaussian(nn.Module):
         return self.prior.log_prob(z)
 
     def errors(self, x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """eps_x [S, B, X] and eps_z [S, B, D] = z: precision-weighted.
+        """eps_x [S, B, X] and eps_z [S, B, D] = z: precision-weighted (eq-errors).
 
         d log p(x, z) / d z = J^T eps_x - eps_z, J the Jacobian of the predicted mean
-       .
+        (eq-error-gradient).
         """
         return self.likelihood.error(x, self.decoder(draw.z)), draw.z
 

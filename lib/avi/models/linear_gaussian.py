@@ -53,7 +53,7 @@ class LinearGaussian(nn.Module):
         return z @ self.weight.T + self.bias
 
     def errors(self, x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """(x - W z - b) / variance and z, [S, B, .]."""
+        """(x - W z - b) / variance and z, [S, B, .] (eq-errors)."""
         return (x - self.predict(draw.z)) * (-self.log_var).exp(), draw.z
 
     def log_lik(self, x: Tensor, z: Tensor) -> Tensor:
