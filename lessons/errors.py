@@ -733,7 +733,7 @@ glue("fig-errors-rates", figure)
 # %% [markdown]
 # ### The bill
 #
-# Decoder calls in one training step, for each image.
+# Decoder calls in one training step, for each image, and the parameters of inference.
 
 
 # %% tags=["hide-input"]
@@ -753,3 +753,10 @@ for key in ("alone", "errors_x", "gradients_x"):
     for kind, n in zip(("forward", "backward"), calls_of(key)):
         claim = f"Decoder calls in a train step, {key}, {kind}."
         expected.check(f"calls_{key}_{kind}", n, "calls", claim)
+
+# %% tags=["hide-input", "nbval-ignore-output"]
+for key in ("alone", "errors_x", "gradients_x"):
+    shapes = training.trainable(trained[key][1])
+    n = sum(part.numel() for part in shapes)
+    claim = f"Parameters of the inference model, {key}."
+    expected.check(f"parameters_{key}", n, "parameters", claim)
