@@ -33,6 +33,7 @@ class Settings:
     hidden: tuple = (64, 64) if DATA == "digits" else (200, 200)
     levels: tuple = (8, 4) if DATA == "digits" else (32, 16)
     prior_hidden: int = 32 if DATA == "digits" else 100
+    below: tuple = (256, 128) if DATA == "digits" else (800, 400)
     n_images: int = 1297 if DATA == "digits" else 5000
     epochs: int = 30 if DATA == "digits" else 8  # of the decoder to look at
     brief: int = 6 if DATA == "digits" else 2  # where theta is given
@@ -588,7 +589,7 @@ glue("fig-errors-families", figure)
 # %% [markdown]
 # ## The comparison
 #
-# Six ways to infer two levels on digits: three encoders and three iterative models. Same decoder sizes, same number of updates, the weight of the rate rising from zero over the first half of training.
+# Six ways to infer two levels on digits: three encoders and three iterative models. Same decoder sizes, inference models of comparable size, same number of updates, the weight of the rate rising from zero over the first half of training.
 
 # %% tags=["hide-input"]
 sampled = elbo()
@@ -603,8 +604,7 @@ beside, ladder = TopDown(dims), TopDown(dims, merged)
 
 
 def from_below(chosen):
-    widths = settings.hidden[0], above
-    net = models.BottomUp(n_pixels, widths, dims, generator)
+    net = models.BottomUp(n_pixels, settings.below, dims, generator)
     return direct(net, chosen)
 
 
