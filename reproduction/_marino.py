@@ -1,4 +1,4 @@
-"""What the experiments of Marino et al. (2018) share: one row is a model, an inference method, data.
+"""What the experiments of Marino et al. (2018) share: a row is a model, an inference method, data.
 
 Two networks of the same hidden widths, highway layers in the one that infers, as published. Where
 the paper's text at hand leaves something open, the field says "our choice".
