@@ -60,7 +60,7 @@ class Row:
     n_draws: int = 5000  # of z, for -log p(x)
 
     def at(self, tier: str) -> Row:
-        return replace(self, **SIZES[tier], dims=DIMS[tier][len(self.dims)])
+        return replace(self, **SIZES[tier], dims=DIMS[tier].get(self.dims, self.dims))
 
     def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
         world = World.of(self, seed)
@@ -83,10 +83,10 @@ SIZES: dict[str, dict] = {
         "n_draws": 20,
     },
 }  # fmt: skip
-DIMS = {
-    "full": {1: (64,), 2: (64, 32)},
-    "mini": {1: (8,), 2: (8, 4)},
-    "smoke": {1: (4,), 2: (4, 2)},
+DIMS: dict[str, dict] = {
+    "full": {},
+    "mini": {(64,): (8,), (64, 32): (8, 4)},
+    "smoke": {(64,): (4,), (64, 32): (4, 2)},
 }
 
 Step = Callable[["Row", "World", torch.Generator], Refine]
@@ -131,6 +131,7 @@ INFERENCES: dict[str, Step] = {
     "x, gradients": steps(WithData(LogSign())),
     "errors": steps(LogSign(Errors())),
     "x, errors": steps(WithData(LogSign(Errors()))),
+    "gradients, recurrent": steps(LogSign(), kind=recurrent_step),
     "x, gradients, recurrent": steps(WithData(LogSign()), kind=recurrent_step),
     "x, gradients, loop differentiated": steps(WithData(LogSign()), Unrolled()),
 }
@@ -159,7 +160,7 @@ class World:
     def of(row: Row, seed: int) -> World:
         parts = SOURCES[row.data]()
         generator = torch.Generator().manual_seed(seed)
-        model = decoder_of(row, parts.train[:1].shape[1], parts.likelihood, generator)
+        model = decoder_of(row, parts.valid.shape[1], parts.likelihood, generator)
         before = (LogCounts(),) if parts.is_text else ()
         return World(
             model, parts.train, parts.valid, parts.test, parts.observe, before, parts.is_text
