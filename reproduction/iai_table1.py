@@ -5,8 +5,7 @@
 
 The mini tier is the same comparison on 8 x 8 digits: equal hidden widths, gates in every inference
 network, equal samples, the best epoch on validation data for every row, at equal epochs and again
-at equal training cost. `VARIATIONS` were written down before
-any row was run.
+at equal training cost. `VARIATIONS` were written down before any row was run.
 
 What is not the paper's: 50,000 training images, since 10,000 are held out to choose the epoch; no
 batch norm and no deterministic units in the hierarchy.
@@ -18,9 +17,9 @@ from _marino import Row
 
 NAME = "iai-table1"
 
-# How many times as long the standard rows train where costs are made equal: by processor time of one
+# How many times as long the standard rows train where costs are made equal: by processor time of a
 # training step on the digits, measured before these rows were run (`train_seconds` is kept with
-# every result). Ours pass the decoder 2 K + 1 times each way.
+# every result).
 EQUAL_SINGLE, EQUAL_TWO = 6, 8
 
 SINGLE = {
