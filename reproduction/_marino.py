@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from avi import data
 from avi.batches import Batches
 from avi.core import Family, Problem
+from avi.data import bags
 from avi.data.dataset import Observe
 from avi.evaluation import (
     Evidence,
@@ -30,11 +31,12 @@ from avi.families import DiagGaussian, MeanField, TopDown
 from avi.gradients import Detached, Unrolled
 from avi.inference import Refine, direct, iterative
 from avi.learned import Errors, LogSign, WithData, learned_step, recurrent_step
-from avi.models import Hierarchical
+from avi.models import Hierarchical, multinomial_mlp
 from avi.models.image import Bernoulli, Counts, DeepLatentGaussian, Likelihood
 from avi.nets import highway_mlp, mlp
 from avi.objectives import elbo
 from avi.selection import Best, fit_best
+from avi.steps import Signal
 from avi.training import TrainSettings, train_step
 
 
@@ -124,6 +126,23 @@ def bottom_up(row: Row) -> Family:
     return MeanField(sum(row.dims))
 
 
+class LogCounts(nn.Module):
+    """Word counts as an encoder likes them: log(1 + x). Our choice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.log1p()
+
+
+@dataclass(frozen=True)
+class WithLogCounts:
+    """[log(1 + x), log magnitudes and signs of gradients]."""
+
+    signal: Signal = LogSign()
+
+    def __call__(self, problem: Problem, lam: Tensor, eps: Tensor, keep: bool = False) -> Tensor:
+        return torch.cat([problem.x.log1p(), self.signal(problem, lam, eps, keep)], -1)
+
+
 INFERENCES: dict[str, Step] = {
     "standard": encoder(lambda row: relative(row) if len(row.dims) == 1 else bottom_up(row)),
     "standard, top-down": encoder(relative),
@@ -132,16 +151,10 @@ INFERENCES: dict[str, Step] = {
     "errors": steps(LogSign(Errors())),
     "x, errors": steps(WithData(LogSign(Errors()))),
     "gradients, recurrent": steps(LogSign(), kind=recurrent_step),
+    "log x, gradients": steps(WithLogCounts()),
     "x, gradients, recurrent": steps(WithData(LogSign()), kind=recurrent_step),
     "x, gradients, loop differentiated": steps(WithData(LogSign()), Unrolled()),
 }
-
-
-class LogCounts(nn.Module):
-    """Word counts as an encoder likes them: log(1 + x). Our choice."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.log1p()
 
 
 @dataclass
@@ -198,7 +211,7 @@ class Trained(NamedTuple):
 
 
 class Source(NamedTuple):
-    train: Tensor
+    train: Tensor | Batches
     valid: Tensor
     test: Tensor
     observe: Observe
@@ -218,10 +231,26 @@ def news() -> Source:
     return Source(loaded.train, loaded.valid, loaded.test, loaded.observe, Counts(), True)
 
 
+def rcv1() -> Source:
+    loaded = bags.load_rcv1()
+    valid, test = (part[torch.arange(len(part))] for part in (loaded.valid, loaded.test))
+    return Source(loaded.train, valid, test, data.as_is, Counts(), True)
+
+
+def made_counts() -> Source:
+    """Documents of 30 words drawn from a random model, to try the code on."""
+    truth = multinomial_mlp([4, 40], torch.Generator().manual_seed(0))
+    truth.likelihood.length = 30
+    x = truth.sample(600, torch.Generator().manual_seed(1))
+    return Source(*x.split([400, 100, 100]), data.as_is, Counts(), True)
+
+
 SOURCES: dict[str, Callable[[], Source]] = {
     "mnist": lambda: images("mnist"),
     "digits": lambda: images("digits"),
     "20news": news,
+    "rcv1": rcv1,
+    "made counts": made_counts,
 }
 
 
