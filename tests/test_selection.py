@@ -68,6 +68,18 @@ def test_the_objective_counts_steps_over_the_whole_run():
     assert steps == list(range(15))  # 40 rows in batches of 16: three steps an epoch
 
 
+def test_every_epoch_has_random_numbers_of_its_own():
+    *pair, x = world()
+    drawn = []
+
+    def observe(batch, generator):
+        drawn.append(torch.rand(1, generator=generator).item())
+        return batch
+
+    train(pair, x, itertools.count(), observe=observe)
+    assert len(set(drawn)) == 15
+
+
 def test_the_step_size_decays_with_the_epochs():
     ends = []
     for decay in (1.0, 0.0):  # 0^0 = 1: the first epoch still moves
