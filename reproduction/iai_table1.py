@@ -51,6 +51,10 @@ VARIATIONS = {
     "two-level-gradients/iterative": Row("x, gradients", dims=TWO),
     # Memory lets a step tell noise from slope.
     "single-recurrent/iterative": Row("x, gradients, recurrent"),
+    # Added when the rows above had run at a single level, each best at its last epoch: the paper
+    # trains for thousands. Ten times as long, both.
+    "single-long/standard": Row("standard", times=10),
+    "single-long/iterative": Row("x, gradients", times=10),
 }
 
 ROWS = SINGLE | HIERARCHICAL | VARIATIONS
