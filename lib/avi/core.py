@@ -162,6 +162,8 @@ class Problem:
         L(lam') + dL/dlam (lam - lam') with lam' = lam held still.
         """
         known = self._slopes.get((lam.data_ptr(), eps.data_ptr()))
+        if not lam.requires_grad:
+            return known[0] if known else self(lam, eps).detach()
         value, slope = known[:2] if known else self.slope(lam, eps)
         return value + (slope * (lam - lam.detach())).sum(-1)
 
