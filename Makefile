@@ -41,8 +41,9 @@ notebooks: env  ## run again the stored notebooks whose library or versions chan
 expected: env  ## compute the lessons' expected values and tolerances anew (five seeds)
 	@"$(PY)" book/_tools/expected.py
 
-bench: env  ## time exact differentiation through inference against finite differences
+bench: env  ## time training steps: SA-VAE against finite differences, iterative against its floor
 	@"$(PY)" benchmarks/semi_amortized.py
+	@"$(PY)" benchmarks/iterative.py
 
 reproduce: env  ## run a table's rows: EXPERIMENT=savae-table1 TIER=full ROWS='oracle/*' SEEDS=5
 	@"$(PY)" -m avi.reproduce $(or $(EXPERIMENT),--list) --tier $(or $(TIER),smoke) \

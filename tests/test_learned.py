@@ -306,13 +306,38 @@ def test_learned_steps_have_no_memory_and_recurrent_ones_start_empty():
     assert torch.equal(state[0], torch.zeros(BATCH, 7).double())
 
 
-def test_a_training_step_decodes_every_iterate_twice_and_the_last_once():
-    """K signals and K + 1 scores, forward and back: theta's part goes through lam_K alone."""
-    this = case(learned_step, gradient, "bernoulli", "diag_gaussian")
+@pytest.mark.parametrize(
+    ("signal", "calls"),
+    [
+        # K + 1 passes, since a signal's own scores its iterate; lam_K goes back for theta and phi
+        (gradient, (4, 3 + 2)),
+        (LogSign(WithData()), (4, 3 + 2)),
+        # K passes for errors, and every score has its own; that of a constant start stays forward
+        (Errors(), (3 + 4, 2 + 2)),
+    ],
+)
+def test_a_training_step_decodes_every_iterate_once_where_its_gradient_is_the_signal(signal, calls):
+    this = case(learned_step, signal, "bernoulli", "diag_gaussian")
+    this.method.init.value.requires_grad_(False)
     noise, learners = this.noise(), [*this.model.parameters(), *this.method.step.parameters()]
-    optimiser = torch.optim.SGD([*learners, this.method.init.value], lr=0.0)
+    optimiser = torch.optim.SGD(learners, lr=0.0)
     with count_calls(this.model) as counts:
         train_step(this.model, this.method, this.x, this.objective, noise, optimiser)
     rows = noise.shape[1] * BATCH
-    # lam_0 is learned in these cases, so every score is differentiated for phi, the last for theta
-    assert counts == {"forward": 7 * rows, "backward": (3 + 4 + 1) * rows}
+    assert tuple(counts.values()) == tuple(n * rows for n in calls)
+
+
+def phi_gradient(this, goal):
+    learners = [*this.method.step.parameters(), this.method.init.value]
+    return torch.autograd.grad(goal.sum(), learners, allow_unused=True)
+
+
+@pytest.mark.parametrize("mode", [Detached(), Unrolled()], ids=["detached", "unrolled"])
+@pytest.mark.parametrize("signal", [gradient, LogSign(), WithData(Errors())])
+def test_scores_from_the_signals_pass_teach_phi_what_scores_of_their_own_would(signal, mode):
+    this = case(learned_step, signal, "bernoulli", "diag_gaussian", mode)
+    path = this.path()
+    own = torch.stack([path.value(k) for k in range(len(path))]).mean(0)
+    found = phi_gradient(this, every_iterate(this.path()).phi)
+    for a, b in zip(found, phi_gradient(this, own), strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)

@@ -255,3 +255,79 @@ def test_the_kept_weights_are_those_of_the_best_epoch(table1, tmp_path):
     training.epoch = row.epochs  # nothing left to train
     training.best()
     assert all(torch.equal(a, b) for a, b in zip(best, training.model.parameters()))
+
+
+# Marino et al. (2018)
+
+MARINO = ("iai-table1", "iai-table2", "iai-race", "iai-figure6", "iai-figure7")
+
+
+@pytest.fixture(scope="module")
+def marino():
+    found = reproduce.experiments(ROOT / "reproduction")
+    return {name: found[name] for name in MARINO}
+
+
+def test_every_row_is_smaller_at_the_smaller_tiers(marino):
+    for module in marino.values():
+        for row in module.ROWS.values():
+            sizes = []
+            for tier in reproduce.TIERS:
+                at = row.at(tier)
+                training = getattr(at, "training", at)
+                sizes.append(training.epochs * math.prod(training.hidden))
+                assert training.inference in sys.modules["_marino"].INFERENCES
+                assert training.data in sys.modules["_marino"].SOURCES
+            assert sizes[0] < sizes[1] < sizes[2]
+            assert row.at("full") == row
+
+
+ONE_OF_EACH = [
+    ("iai-table1", "two-level/iterative"),
+    ("iai-table1", "two-level/standard"),
+    ("iai-table1", "single-recurrent/iterative"),
+    ("iai-table2", "iterative"),
+    ("iai-figure6", "rcv1"),
+    ("iai-figure7", "iterations/errors/2"),
+]
+
+
+@pytest.mark.parametrize(("experiment", "name"), ONE_OF_EACH)
+def test_a_smoke_row_gives_finite_values_twice_the_same(marino, experiment, name, tmp_path):
+    row = marino[experiment].ROWS[name].at("smoke")
+    values = [row.run(1, tmp_path / f"{i}.safetensors") for i in range(2)]
+    for once in values:
+        once.pop("train_seconds", None)
+    assert values[0] == values[1] and all(map(math.isfinite, values[0].values()))
+
+
+def test_methods_of_a_seed_start_from_the_same_decoder_and_see_the_same_data(marino):
+    rows = [row.at("smoke") for row in marino["iai-table1"].ROWS.values() if len(row.dims) == 1]
+    worlds = [sys.modules["_marino"].World.of(row, 3) for row in rows]
+    first = worlds[0]
+    for world in worlds[1:]:
+        for a, b in zip(first.model.parameters(), world.model.parameters(), strict=True):
+            assert torch.equal(a, b)
+        assert torch.equal(world.test, first.test) and torch.equal(world.valid, first.valid)
+
+
+def test_the_numbers_of_a_row_fit_together(marino, tmp_path):
+    row = marino["iai-table1"].ROWS["single/iterative"].at("smoke")
+    values = row.run(0, tmp_path / "run.safetensors")
+    assert values["gap"] == pytest.approx(-values["nll"] - values["bound"], abs=1e-4)
+    assert values["gap"] > 0 and values["n_theta"] == 4 * 8 + 8 + 8 * 8 + 8 + 8 * 64 + 64
+    assert values["calls_forward"] == row.n_steps + 1
+
+
+def test_the_race_compares_with_the_best_tuned_optimiser(marino, tmp_path):
+    row = marino["iai-race"].ROWS["decoder-with-step"].at("smoke")
+    values = row.run(0, tmp_path / "run.safetensors")
+    assert not list(tmp_path.iterdir())
+    names = marino["iai-race"].OPTIMISERS
+    for start in ("prior", "encoder"):
+        for k in marino["iai-race"].MARKS:
+            leads = [values[f"learned_{k}"] - values[f"{name}_{start}_{k}"] for name in names]
+            assert any(values[f"lead_{start}_{k}"] == pytest.approx(x, abs=1e-4) for x in leads)
+    change = values["learned_200"] - values["learned_16"]
+    assert values["stays_200"] == pytest.approx(change, abs=1e-4)
+    assert values["worst_200"] <= values["stays_200"]

@@ -137,6 +137,36 @@ class Problem:
         """The model as the objective sees it: with its context for x, computed at first use."""
         return given(self.model, self.x)
 
+    @cached_property
+    def _slopes(self) -> dict[tuple[int, int], tuple[Tensor, ...]]:
+        """What `slope` found, by the addresses of lam and noise: kept here, so they stay theirs."""
+        return {}
+
+    def slope(self, lam: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """The objective of each example, [B], and its gradient in lam, [B, P], as constants.
+
+        One pass forward and one back; where lam is part of a graph it is remembered, and
+        `tangent` then costs nothing more.
+        """
+        with torch.enable_grad():
+            at = lam.detach().requires_grad_()
+            value = self(at, eps)
+            found = value.detach(), torch.autograd.grad(value.sum(), at)[0]
+        if lam.requires_grad:
+            self._slopes[lam.data_ptr(), eps.data_ptr()] = (*found, lam, eps)
+        return found
+
+    def tangent(self, lam: Tensor, eps: Tensor) -> Tensor:
+        """The objective of each example, [B], with the right gradient in lam and none in theta.
+
+        L(lam') + dL/dlam (lam - lam') with lam' = lam held still.
+        """
+        known = self._slopes.get((lam.data_ptr(), eps.data_ptr()))
+        if not lam.requires_grad:
+            return known[0] if known else self(lam, eps).detach()
+        value, slope = known[:2] if known else self.slope(lam, eps)
+        return value + (slope * (lam - lam.detach())).sum(-1)
+
     def q(self, lam: Tensor) -> Posterior:
         """The posterior that lam [B, P] stands for."""
         want = (len(self.x), self.family.n_params)
@@ -172,6 +202,10 @@ class Path:
     def value(self, k: int) -> Tensor:
         """The objective after k steps, [B], from the noise that belongs to lam_k."""
         return self.problem(self.lam[k], self.noise[k])
+
+    def tangent(self, k: int) -> Tensor:
+        """As `value`, differentiable in lam_k alone; free where its own signal was a gradient."""
+        return self.problem.tangent(self.lam[k], self.noise[k])
 
     def __len__(self) -> int:
         return len(self.lam)

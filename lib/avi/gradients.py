@@ -33,7 +33,8 @@ class Differentiation(Protocol):
 class Detached:
     """lam, signal and state are constants at every step: nothing learns through the loop.
 
-    The parameters of a learned step stay in the graph, one iteration at a time.
+    The parameters of a learned step stay in the graph, one iteration at a time. The signal sees lam
+    as part of a graph, so the problem remembers its gradients for the scores of `every_iterate`.
     """
 
     def __call__(
@@ -41,9 +42,9 @@ class Detached:
     ) -> tuple[list[Tensor], State]:
         lams = []
         for eps in noise:
-            lam, state = lam.detach(), tuple(map(_constant, state))
-            signal = step.signal(problem, lam, eps).detach()
-            lam, state = step(lam, signal, state)
+            seen = lam if lam.requires_grad else lam.detach().requires_grad_()
+            signal = step.signal(problem, seen, eps).detach()
+            lam, state = step(lam.detach(), signal, tuple(map(_constant, state)))
             lams.append(lam)
         return lams, state
 

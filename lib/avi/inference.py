@@ -83,10 +83,12 @@ def every_iterate(path: Path) -> Goals:
     """theta learns at lam_K, phi from the mean over all iterates (eq-every-iterate).
 
     Each step is then taught by where it arrives, with what came before held still (Marino et al.
-    2018, algorithm 1, whose sum over the iterations its code divides by their number).
+    2018, algorithm 1, whose sum over the iterations its code divides by their number). An iterate
+    whose gradient was its signal is scored by that same pass through the decoder.
     """
-    values = [path.value(k) for k in range(len(path))]
-    return Goals(values[-1], torch.stack(values).mean(0))
+    last = path.value(-1)
+    earlier = [path.tangent(k) for k in range(len(path) - 1)]
+    return Goals(last, torch.stack([*earlier, last]).mean(0))
 
 
 class Refine(nn.Module):
@@ -140,17 +142,18 @@ class Refine(nn.Module):
         if start is None and len(noise) != self.n_steps + 1:
             raise ValueError(f"{self.n_steps} steps need one noise more, not {len(noise)}")
         problem = Problem(model, x, self.family, objective)
-        before, state, past = self._begin(problem, start)
+        before, state = self._begin(problem, start)
         if self.step is None:
             return Path(problem, before, state, noise)
         lams, state = self.gradient(problem, self.step, before[-1], state, noise[:-1])
-        return Path(problem, before + lams, state, torch.cat([past, noise]))
+        whole = noise if start is None else torch.cat([start.noise[:-1], noise])
+        return Path(problem, before + lams, state, whole)
 
-    def _begin(self, problem: Problem, start: Path | None) -> tuple[list[Tensor], State, Tensor]:
+    def _begin(self, problem: Problem, start: Path | None) -> tuple[list[Tensor], State]:
         if start is not None:
-            return list(start.lam), start.state, start.noise[:-1]
+            return list(start.lam), start.state
         lam = self.init(problem.x, problem.model)
-        return [lam], self.step.start(lam) if self.step else (), lam.new_empty(0)
+        return [lam], self.step.start(lam) if self.step else ()
 
     def with_steps(self, n_steps: int) -> Refine:
         """The same method, sharing its parameters, with another number of steps."""

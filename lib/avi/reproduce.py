@@ -4,9 +4,10 @@
     python -m avi.reproduce savae-table1 --tier full --rows 'oracle/*' --seeds 5
 
 An experiment is a module in the folder `reproduction/` with a name, `NAME`, and its rows,
-`ROWS: dict[str, Row]`. A row is a frozen dataclass: all it holds is its configuration, and belongs
-to the hash by which a result is known again. A run that stopped goes on from its checkpoint; a run
-whose result is there is not repeated; a result is never overwritten.
+`ROWS: dict[str, Row]`; a file whose name starts with an underscore holds what several share. A row
+is a frozen dataclass: all it holds is its configuration, and belongs to the hash by which a result
+is known again. A run that stopped goes on from its checkpoint; a run whose result is there is not
+repeated; a result is never overwritten.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ def experiments(folder: Path = FOLDER) -> dict[str, ModuleType]:
 
 def _load(path: Path) -> ModuleType:
     name = f"avi_reproduction_{path.stem}"
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # for what the experiments of the folder share
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
