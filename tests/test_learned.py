@@ -258,6 +258,14 @@ def test_bernoulli_errors_are_finite_and_exact_for_steep_logits():
     assert torch.allclose(error(torch.zeros(3).double(), out), -(1 + out.exp()))
 
 
+def test_bernoulli_errors_stay_numbers_where_a_decoder_is_sure_beyond_float():
+    out, error = torch.tensor([-300.0, 300.0]), models.Bernoulli().error
+    right, wrong = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])
+    assert error(right, out).tolist() == [-1.0, 1.0]
+    sure = error(wrong, out)
+    assert sure.isfinite().all() and sure[0] > 1e37 and sure[1] < -1e37
+
+
 def test_errors_cost_no_backward_pass():
     this = case(learned_step, Errors(), "bernoulli", "diag_gaussian")
     assert this.method.cost(5) == Cost(15, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -40,8 +41,10 @@ class Bernoulli(nn.Module):
     def error(self, x: Tensor, out: Tensor) -> Tensor:
         """(x - p) / (p (1 - p)) = x / p - (1 - x) / (1 - p) (eq-errors, eq-output-slope).
 
-        From the logits, so exact where p leaves float's range.
+        From the logits, so exact where p leaves float's range; largest where exp would overflow.
         """
+        most = math.log(torch.finfo(out.dtype).max) - 1
+        out = out.clamp(-most, most)
         return x * (1 + (-out).exp()) - (1 - x) * (1 + out.exp())
 
     def sample(self, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
