@@ -39,7 +39,7 @@ class Settings:
     brief: int = 6 if DATA == "digits" else 2  # where theta is given
     deep: int = 20 if DATA == "digits" else 6  # with two levels
     n_steps: int = 5  # K
-    lr: float = 4e-3
+    lr: float = 4e-3 if DATA == "digits" else 1e-3
 
 
 settings = Settings()
