@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "densities": {"core"},
     "hierarchies": {"core", "densities"},
     "families": {"core", "densities", "hierarchies"},
+    "flows": {"core", "families"},
     "objectives": {"core"},
     "steps": {"core"},
     "models": {"core", "densities", "hierarchies", "nets"},

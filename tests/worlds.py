@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from avi import models
 from avi.conformance import Support, grid, states
 from avi.families import DiagGaussian, Enumerated, MeanField, Mixture, PointMass, TopDown
+from avi.flows import Flow
 from avi.gradients import Adjoint, Unrolled
 from avi.hierarchies import merged
 from avi.inference import Refine, direct, savae, svi, vae_svi, vae_svi_kl
@@ -113,6 +114,16 @@ FAMILIES = dict.fromkeys(
     },
     "hmm": {"enumerated": Enumerated(3, 2), "mixture_enumerated": Mixture(Enumerated(3, 2), 2)},
 }
+
+
+def flow(n_context: int = 2, bent: float = 0.3) -> Flow:
+    """Three couplings with random weights, so that q is far from Gaussian."""
+    family = Flow(DiagGaussian(DIM), 3, (5,), n_context, gen(13)).double()
+    models.uniform_(family, bent, gen(14))
+    return family
+
+
+FAMILIES["linear_gaussian"] = GAUSSIAN | {"flow": flow(bent=0.15)}
 STEPS = {
     "sgd": SGD(0.05),
     "momentum": Momentum(0.05, 0.9),

@@ -93,7 +93,7 @@ class Adjoint:
             raise ValueError(f"Adjoint needs a state of tensors; {type(step).__name__} has another")
         given = problem.given
         context = given.context if isinstance(given, Given) else ()
-        parameters = [p for part in (problem.model, step) for p in _learned(part)]
+        parameters = [p for part in (problem.model, problem.family, step) for p in _learned(part)]
         sizes = (len(state), len(context))
         inputs = (lam, *state, *context, *parameters)
         out = _AdjointLoop.apply(problem, step, noise, self.clip, sizes, *inputs)
