@@ -33,6 +33,8 @@ def case(name: str, family_name: str, world_name: str) -> Case:
 
 def applies(name: str, family: str) -> bool:
     """The encoder that imitates the refined q needs a KL between two posteriors."""
+    if name.startswith("mixture"):
+        return family.startswith("mixture")
     return name != "vae_svi_kl" or family == "diag_gaussian"
 
 
