@@ -36,7 +36,7 @@ class SideBySide(nn.Module):
 
 @dataclass(frozen=True)
 class BoundedKL:
-    """ELBO(q) + min(C, KL(q || Q)), nats, [B] (eq-recursive-criterion).
+    """ELBO(q) + min(C, KL(q || Q)), nats, [B].
 
     Without the bound C a component can leave the posterior for good, since KL(q || Q) grows faster
     than the bound falls wherever Q has lighter tails than the posterior. Beyond C the criterion is
@@ -54,7 +54,7 @@ class BoundedKL:
 
 @dataclass(frozen=True)
 class Relbo:
-    """E_q[log p(x, z) - log Q(z)] - weight E_q[log q(z)], nats, [B] (eq-relbo).
+    """E_q[log p(x, z) - log Q(z)] - weight E_q[log q(z)], nats, [B].
 
     Boosted variational inference (Locatello et al. 2018): the entropy keeps the component from
     shrinking to a point, where `BoundedKL` limits its distance from Q. With weight 0 it is the
@@ -113,7 +113,7 @@ def ceiling(component_bounds: Tensor) -> Tensor:
     """log sum_m exp ELBO(q_m), nats: the most that any weights make of these components.
 
     component_bounds [M, B] -> [B]. No weights bring ELBO(Q) above it, and it is at most log M
-    above the best component (eq-mixture-ceiling).
+    above the best component.
     """
     return component_bounds.logsumexp(0)
 
