@@ -34,6 +34,8 @@ def case(name: str, family_name: str, world_name: str) -> Case:
 def applies(name: str, family: str) -> bool:
     """The encoder that imitates the refined q needs a KL between two posteriors, and what a flow
     learns needs a method that teaches."""
+    if name.startswith("mixture"):
+        return family.startswith("mixture")
     if family == "flow":
         return not name.startswith("svi") and name != "vae_svi_kl"
     return name != "vae_svi_kl" or family == "diag_gaussian"

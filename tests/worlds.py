@@ -11,8 +11,19 @@ from avi.families import DiagGaussian, Enumerated, MeanField, Mixture, PointMass
 from avi.flows import Flow
 from avi.gradients import Adjoint, Unrolled
 from avi.hierarchies import merged
-from avi.inference import Refine, direct, savae, svi, vae_svi, vae_svi_kl
+from avi.inference import (
+    Credit,
+    Encoder,
+    Refine,
+    direct,
+    last,
+    savae,
+    svi,
+    vae_svi,
+    vae_svi_kl,
+)
 from avi.learned import Errors, LogSign, UnitNorm, WithData
+from avi.mixtures import BoundedKL, Recursive, Relbo, joint_mixture
 from avi.nets import mlp
 from avi.objectives import elbo, log_joint
 from avi.steps import (
@@ -167,6 +178,25 @@ for _name, _step in STEPS.items():
 METHODS["vae_svi_kl"] = lambda x, family: vae_svi_kl(
     encoder(x, family), family, SGD(0.05), 3
 ).double()
+
+CREDITS = {
+    "joint": last,
+    "bounded_kl": Recursive(BoundedKL(1.0)),
+    "relbo": Recursive(Relbo(0.5)),
+}
+
+
+def mixture(x: Tensor, family: Mixture, credit: Credit) -> Refine:
+    """A mixture inference network whose weights depend on x."""
+    component, n = family.component, family.n_components
+    weights = Encoder(Float(mlp([x.shape[-1], n], gen(13))))
+    encoders = [encoder(x, component, seed=14 + m) for m in range(n)]
+    made = joint_mixture(weights, encoders, component)
+    return Refine(made.init, made.family, credit=credit).double()
+
+
+for _name, _credit in CREDITS.items():
+    METHODS[f"mixture_{_name}"] = lambda x, family, credit=_credit: mixture(x, family, credit)
 
 # signals that every model gives, and those that need `errors`
 SIGNALS = {

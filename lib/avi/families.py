@@ -177,10 +177,15 @@ class MixturePosterior:
         eps is [n, B, M * n_noise]; z is [M * n, B, D]. The weights carry pi's gradient, so no
         score-function estimator is needed.
         """
-        parts = [q.draw(e) for q, e in zip(self.components, eps.chunk(len(self.components), -1))]
+        parts = self.parts(eps)
         z = torch.cat([part.z for part in parts])
         weights = [part.log_w + self.log_pi[:, m] for m, part in enumerate(parts)]
         return Draw(z, self.log_prob(z), torch.cat(weights))
+
+    def parts(self, eps: Tensor) -> list[Draw]:
+        """The draws of each component by itself, with its own log q_m and weights 1 / n."""
+        pieces = eps.chunk(len(self.components), -1)
+        return [q.draw(piece) for q, piece in zip(self.components, pieces)]
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log sum_m pi_m q_m(z), nats: [S, B, D] -> [S, B]."""

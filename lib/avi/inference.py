@@ -10,6 +10,8 @@
 | VAE + SVI + KL   | encoder   | any      | `kl_to_last` |
 | SA-VAE           | encoder   | momentum | `last`       |
 | iterative        | constant  | learned  | `every_iterate` |
+| joint mixture    | encoders  | none     | `last`       |
+| recursive mixture | encoders | none     | `avi.mixtures.Recursive` |
 
 In SA-VAE alone the loop itself is differentiated (`Unrolled` or `Adjoint` of `avi.gradients`).
 """
