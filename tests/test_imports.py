@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "plots": {"core", "evaluation"},
     "check": {"core", "densities", "families", "objectives", "steps"},
     "mixtures": {"core", "families", "inference", "objectives"},
+    "plates": {"core", "families", "inference"},
     "selection": {"batches", "checkpoint", "core", "inference", "objectives", "training"},
     "reproduce": {"training"},
     "conformance": {"core", "densities", "objectives", "inference", "training", "evaluation"},
