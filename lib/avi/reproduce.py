@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fnmatch
-import hashlib
 import importlib.util
 import json
 import os
@@ -30,27 +29,14 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 
 import torch
 from tqdm import tqdm
 
+from avi.rows import TIERS, Row, configuration, digest
 from avi.training import TrainingError
 
 FOLDER = Path("reproduction")
-TIERS = ("smoke", "mini", "full")
-
-
-class Row(Protocol):
-    """One row of a table: a frozen dataclass that can be measured."""
-
-    def at(self, tier: str) -> Row:
-        """The same row, smaller: `full` is the paper's setting."""
-        ...
-
-    def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
-        """The measured values; goes on from `checkpoint` if that file exists."""
-        ...
 
 
 class ResultError(RuntimeError):
@@ -87,16 +73,6 @@ def _load(path: Path) -> ModuleType:
     except Exception as error:
         raise ExperimentError(f"{path} is no experiment: {error}") from error
     return module
-
-
-def configuration(row: Row) -> dict:
-    """All that a row holds, as JSON keeps it."""
-    return json.loads(json.dumps(dataclasses.asdict(row)))
-
-
-def digest(config: dict) -> str:
-    """The configuration's hash, eight hexadecimal digits."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclasses.dataclass(frozen=True)
