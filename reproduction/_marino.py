@@ -272,7 +272,7 @@ def decoder_of(row: Row, n_x: int, likelihood: Likelihood, generator: torch.Gene
 
 
 def answers(row: Row, model: nn.Module, method: Refine, x: Tensor, seed: int = 0) -> Tensor:
-    """lam_K of every example, [N, P], in batches of the training size."""
+    """lam_K of every example, [N, P], five hundred at a time."""
     generator, ends = torch.Generator().manual_seed(seed), []
     with torch.no_grad():
         for part in x.split(500):
