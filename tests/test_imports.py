@@ -38,8 +38,11 @@ ALLOWED: dict[str, set[str]] = {
     "plots": {"core", "evaluation"},
     "check": {"core", "densities", "families", "objectives", "steps"},
     "mixtures": {"core", "families", "inference", "objectives"},
+    "plates": {"core", "families", "inference"},
     "selection": {"batches", "checkpoint", "core", "inference", "objectives", "training"},
-    "reproduce": {"training"},
+    "rows": set(),
+    "reproduce": {"rows", "training"},
+    "ledger": {"reproduce", "rows"},
     "conformance": {"core", "densities", "objectives", "inference", "training", "evaluation"},
 }
 

@@ -1,6 +1,7 @@
 """Generative models. Exact ones (linear-Gaussian, discrete) are the oracles of the tests."""
 
 from avi.models.discrete import HMM, FiniteMixture
+from avi.models.fields import GaussianChain, GaussianField, NormalNormal, Saw
 from avi.models.hierarchical import BottomUp, Hierarchical, hierarchical_mlp
 from avi.models.image import (
     Bernoulli,
@@ -23,9 +24,13 @@ __all__ = [
     "Counts",
     "DeepLatentGaussian",
     "FiniteMixture",
+    "GaussianChain",
+    "GaussianField",
     "GaussianNoise",
     "Hierarchical",
     "LinearGaussian",
+    "NormalNormal",
+    "Saw",
     "SequenceEncoder",
     "SequenceModel",
     "TextEncoder",
