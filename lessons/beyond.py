@@ -149,8 +149,8 @@ names |= {"recursive-mixture": "recursive mixture", "flow": "flow"}
 def bar(key):
     """Means over seeds; the whiskers are those of the gaps."""
     runs, kind = stored[key], "Gaussian"
-    if "mixture" in key or key == "flow":
-        kind = key.split("-")[-1]
+    kind = {"flow": "bent Gaussian"}.get(key, kind)
+    kind = "three Gaussians" if "mixture" in key else kind
     ends = (-runs["nll"], runs["best"], runs["bound"])
     spread = {"se_best": "approximation", "se_last": "remaining"}
     errors = {k: _error(runs[v]) for k, v in spread.items()}
