@@ -322,7 +322,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(table1, tmp_path):
 
 # Marino et al. (2018)
 
-MARINO = ("iai-table1", "iai-table2", "iai-race", "iai-figure6", "iai-figure7")
+MARINO = ("iai-table1", "iai-cifar10", "iai-table2", "iai-race", "iai-figure6", "iai-figure7")
 
 
 @pytest.fixture(scope="module")
@@ -349,6 +349,8 @@ ONE_OF_EACH = [
     ("iai-table1", "two-level/iterative"),
     ("iai-table1", "two-level/standard"),
     ("iai-table1", "single-recurrent/iterative"),
+    ("iai-cifar10", "single/iterative"),
+    ("iai-cifar10", "two-level/iterative"),
     ("iai-table2", "iterative"),
     ("iai-figure6", "rcv1"),
     ("iai-figure7", "iterations/errors/2"),
@@ -380,6 +382,13 @@ def test_the_numbers_of_a_row_fit_together(marino, tmp_path):
     assert values["gap"] == pytest.approx(-values["nll"] - values["bound"], abs=1e-4)
     assert values["gap"] > 0 and values["n_theta"] == 4 * 8 + 8 + 8 * 8 + 8 + 8 * 64 + 64
     assert values["calls_forward"] == row.n_steps + 1
+
+
+def test_bits_are_those_of_the_bytes(marino, tmp_path):
+    """-log p of the continuous values, 48 of them, and log 256 for the width of each byte."""
+    values = marino["iai-cifar10"].ROWS["single/standard"].at("smoke").run(0, tmp_path / "run")
+    want = (values["nll"] + 48 * math.log(256)) / (48 * math.log(2))
+    assert values["bits_per_dim"] == pytest.approx(want, rel=1e-9)
 
 
 def test_the_race_compares_with_the_best_tuned_optimiser(marino, tmp_path):
