@@ -96,14 +96,14 @@ CORPORA: dict[str, Callable[[], Corpus]] = {
     "small grammar": lambda: generated_text(60, 20, 20),
 }
 
-Make = Callable[[Row, DiagGaussian, nn.Module], Refine]
+Make = Callable[[Row, DiagGaussian, Callable[[], nn.Module]], Refine]
 METHODS: dict[str, Make] = {
     "lm": lambda row, family, encoder: svi(family, STEP, 0),  # of no latent unit
-    "vae": lambda row, family, encoder: direct(encoder, family),
+    "vae": lambda row, family, encoder: direct(encoder(), family),
     "svi": lambda row, family, encoder: svi(family, STEP, row.n_steps),
-    "vae+svi": lambda row, family, encoder: vae_svi(encoder, family, STEP, row.n_steps),
-    "vae+svi+kl": lambda row, family, encoder: vae_svi_kl(encoder, family, STEP, row.n_steps),
-    "savae": lambda row, family, encoder: savae(encoder, family, STEP, row.n_steps, Unrolled()),
+    "vae+svi": lambda row, family, encoder: vae_svi(encoder(), family, STEP, row.n_steps),
+    "vae+svi+kl": lambda row, family, encoder: vae_svi_kl(encoder(), family, STEP, row.n_steps),
+    "savae": lambda row, family, encoder: savae(encoder(), family, STEP, row.n_steps, Unrolled()),
 }
 
 
@@ -119,7 +119,7 @@ class Learner(Training):
         widths = {"embedding": row.embedding, "hidden": row.hidden, "generator": generator}
         shares = {"dropout": row.dropout, "word_dropout": row.word_dropout}
         model = TextVAE(dim, size, **shares, **widths)
-        encoder = TextEncoder(size, family.n_params, **widths)
+        encoder = partial(TextEncoder, size, family.n_params, **widths)
         method = METHODS[row.method](row, family, encoder)
         given = corpus.train, self.validate, seed, checkpoint, keyed
         super().__init__(row, model, method, *given)
