@@ -19,9 +19,10 @@ from avi import data
 from avi.batches import Batches
 from avi.core import Family, Problem
 from avi.data import bags
-from avi.data.dataset import Observe
+from avi.data.dataset import Observe, dequantise
 from avi.evaluation import (
     Evidence,
+    bits_per_dim,
     count_calls,
     document_perplexity,
     log_evidence,
@@ -31,8 +32,8 @@ from avi.families import DiagGaussian, MeanField, TopDown
 from avi.gradients import Detached, Unrolled
 from avi.inference import Refine, direct, iterative
 from avi.learned import Errors, LogSign, WithData, learned_step, recurrent_step
-from avi.models import Hierarchical, multinomial_mlp
-from avi.models.image import Bernoulli, Counts, DeepLatentGaussian, Likelihood
+from avi.models import Hierarchical, gaussian_mlp, multinomial_mlp
+from avi.models.image import Bernoulli, Counts, DeepLatentGaussian, GaussianNoise, Likelihood
 from avi.nets import highway_mlp, mlp
 from avi.objectives import elbo
 from avi.rows import Claim, added
@@ -61,6 +62,7 @@ class Row:
     times: int = 1  # trained so many times as long, where costs are made equal
     every: int = 10  # epochs from judgement to judgement on the validation data: our choice
     n_draws: int = 5000  # of z, for -log p(x)
+    decoder: tuple[int, ...] | None = added(None)  # its hidden widths, where they differ
     tolerance: float | None = added(None)  # our choice: reproduced if the mean is so near
 
     def at(self, tier: str) -> Row:
@@ -243,6 +245,25 @@ def rcv1() -> Source:
     return Source(loaded.train, valid, test, data.as_is, Counts(), True)
 
 
+def any_value() -> GaussianNoise:
+    """One output variance for all values, learned from about the spread of a photograph's."""
+    return GaussianNoise(-3.0)
+
+
+def colours(name: str) -> Source:
+    """Bytes made continuous."""
+    return images(name)._replace(likelihood=any_value())
+
+
+def made_colours() -> Source:
+    """Bytes from a random model, to try the code on."""
+    truth = gaussian_mlp([4, 48], torch.Generator().manual_seed(0))
+    x = (255 * truth.sample(600, torch.Generator().manual_seed(1)).sigmoid()).round() / 255
+    train, *held = x.split([400, 100, 100])
+    seen = [dequantise(part, torch.Generator().manual_seed(2)) for part in held]
+    return Source(train, *seen, dequantise, any_value(), False)
+
+
 def made_counts() -> Source:
     """Documents of 30 words drawn from a random model, to try the code on."""
     truth = multinomial_mlp([4, 40], torch.Generator().manual_seed(0))
@@ -257,17 +278,20 @@ SOURCES: dict[str, Callable[[], Source]] = {
     "20news": news,
     "rcv1": rcv1,
     "made counts": made_counts,
+    "cifar10": lambda: colours("cifar10"),
+    "svhn": lambda: colours("svhn"),
+    "made colours": made_colours,
 }
 
 
 def decoder_of(row: Row, n_x: int, likelihood: Likelihood, generator: torch.Generator) -> nn.Module:
     """A plain decoder for one level, highway decoder and priors for several, as published."""
-    first = row.dims[0]
+    first, widths = row.dims[0], row.decoder or row.hidden
     if len(row.dims) == 1:
-        return DeepLatentGaussian(first, mlp([first, *row.hidden, n_x], generator), likelihood)
+        return DeepLatentGaussian(first, mlp([first, *widths, n_x], generator), likelihood)
     pairs = zip(row.dims[:-1], row.dims[1:])
-    priors = [highway_mlp([above, *row.hidden, 2 * dim], generator) for dim, above in pairs]
-    decoder = highway_mlp([first, *row.hidden, n_x], generator)
+    priors = [highway_mlp([above, *widths, 2 * dim], generator) for dim, above in pairs]
+    decoder = highway_mlp([first, *widths, n_x], generator)
     return Hierarchical(row.dims, priors, decoder, likelihood)
 
 
@@ -299,6 +323,8 @@ def measure(row: Row, world: World, trained: Trained) -> dict[str, float]:
     share |= {"ess": found.ess.mean().item(), "weak": found.weak.double().mean().item()}
     share |= {"best_epoch": trained.best.epoch, "train_seconds": trained.best.seconds}
     share |= parameters(world.model, method) | calls(row, world.model, method, x[: row.batch])
+    if isinstance(world.model.likelihood, GaussianNoise):
+        share |= {"bits_per_dim": bits_per_dim(share["nll"], x.shape[1])}
     return share | (perplexities(x, found, value) if world.is_text else {})
 
 

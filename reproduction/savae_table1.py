@@ -21,24 +21,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from _kim import BOUND, Training
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from avi import checkpoint as ckpt
 from avi.core import Problem
 from avi.evaluation import score
 from avi.families import DiagGaussian
 from avi.gradients import Unrolled
 from avi.inference import Refine, direct, savae, svi
 from avi.models import SequenceEncoder, SequenceModel, oracle, uniform_
-from avi.objectives import elbo
 from avi.rows import Claim
 from avi.steps import Adam, BatchClipped, Clipped, Momentum, Step
-from avi.training import TrainSettings, anneal, fit
 
 NAME = "savae-table1"
 FAMILY = DiagGaussian(2)
-BOUND = elbo(analytic_kl=True)
 PAPER_TRUE_NLL = 19.63
 
 
@@ -73,7 +69,7 @@ class Row:
 
     def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
         world = World.draw(self, seed)
-        training = Training(self, world, seed, checkpoint)
+        training = Learner(self, world, seed, checkpoint)
         method = training.best() if self.trains else self.tuned(world, seed)
         return measure(self, world, training.model, method, seed)
 
@@ -161,99 +157,19 @@ GENERATORS: dict[str, Callable[[Row, World], SequenceModel]] = {
 }
 
 
-class Sgd(torch.optim.SGD):
-    """Plain SGD on a gradient that is first shortened to `max_norm`."""
-
-    def __init__(self, parameters, lr: float, max_norm: float, weight_decay: float):
-        super().__init__(parameters, lr=lr, weight_decay=weight_decay)
-        self.max_norm = max_norm
-
-    def step(self, closure=None):
-        nn.utils.clip_grad_norm_(self.param_groups[0]["params"], self.max_norm)
-        return super().step(closure)
-
-
-class Training:
-    """Epochs of SGD whose step is halved after every epoch, once the validation bound has missed.
-
-    An epoch is a call of `fit`: plain SGD remembers nothing from one to the next. After each the
-    state is written to the checkpoint.
-    """
-
-    SMALLEST = 2.0**-8  # of the first lr, our choice: from there on hardly anything moves
+class Learner(Training):
+    """A row's modules on a seed's world, and how they are trained."""
 
     def __init__(self, row: Row, world: World, seed: int, checkpoint: Path):
         encoder = SequenceEncoder(row.vocabulary, FAMILY.n_params, row.width, row.width)
         uniform_(encoder, 0.1, world.generator)
-        self.row, self.world, self.seed, self.path = row, world, seed, checkpoint
-        self.model = GENERATORS[row.generator](row, world)
-        self.method = METHODS[row.method](row, encoder) if row.trains else None
-        self.kept = None  # the weights with the best validation bound
-        self.epoch, self.lr, self.best_value, self.halving = 0, row.lr, -math.inf, False
+        model = GENERATORS[row.generator](row, world)
+        method = METHODS[row.method](row, encoder) if row.trains else None
+        super().__init__(row, model, method, world.train, self.validate, seed, checkpoint)
+        self.valid = world.valid
 
-    def best(self) -> Refine:
-        """The method (and in self.model the model) as after the best epoch."""
-        self.resume()
-        bar = tqdm(range(self.epoch, self.row.epochs), desc="epochs", leave=False)
-        for _ in bar:
-            if self.lr < self.SMALLEST * self.row.lr:
-                break
-            self.run_epoch()
-            bar.set_postfix(best=f"{-self.best_value:.2f}", lr=self.lr)
-        ckpt.unpack_modules(self.kept, model=self.model, method=self.method)
-        return self.method
-
-    def run_epoch(self) -> None:
-        row = self.row
-        settings = TrainSettings(1, row.batch, 1, self.lr, 1000 * self.seed + self.epoch)
-        fit(
-            self.model,
-            self.method,
-            self.world.train,
-            settings,
-            objective=self.objective(),
-            make_optimiser=lambda p, lr: Sgd(p, lr, row.max_norm, row.weight_decay),
-            progress=False,
-        )
-        self.judge(bound(row, self.model, self.method, self.world.valid, 0).mean().item())
-        self.epoch += 1
-        self.save()
-
-    def objective(self) -> Callable[[int], elbo]:
-        per_epoch = math.ceil(self.row.n_train / self.row.batch)
-        if not self.row.beta_epochs:
-            return lambda step: BOUND
-        ramp = anneal(0.1, 1.0, self.row.beta_epochs * per_epoch, analytic_kl=True)
-        return lambda step: ramp(step + self.epoch * per_epoch)
-
-    def judge(self, value: float) -> None:
-        """Keep the best weights; halve the step once they have been missed late enough.
-
-        While the KL is annealed the bound is not what is climbed, and a miss means nothing.
-        """
-        if value > self.best_value:
-            self.best_value, self.kept = value, self._weights()
-        elif self.epoch + 1 >= max(self.row.first_halving, self.row.beta_epochs):
-            self.halving = True
-        self.lr *= 0.5 if self.halving else 1.0
-
-    def _weights(self) -> dict[str, Tensor]:
-        packed = ckpt.pack_modules(model=self.model, method=self.method)
-        return {name: tensor.clone() for name, tensor in packed.items()}
-
-    def save(self) -> None:
-        kept = {f"kept.{name}": tensor for name, tensor in self.kept.items()}
-        meta = {"epoch": self.epoch, "lr": self.lr, "best": self.best_value}
-        ckpt.write(self.path, self._weights() | kept, meta | {"halving": self.halving})
-
-    def resume(self) -> None:
-        if not self.path.exists():
-            return
-        tensors, meta = ckpt.read(self.path)
-        ckpt.unpack_modules(tensors, model=self.model, method=self.method)
-        self.kept = {k[5:]: v for k, v in tensors.items() if k.startswith("kept.")}
-        self.epoch, self.lr = meta["epoch"], meta["lr"]
-        self.best_value, self.halving = meta["best"], meta["halving"]
+    def validate(self) -> float:
+        return bound(self.row, self.model, self.method, self.valid, 0).mean().item()
 
 
 def bound(row: Row, model: SequenceModel, method: Refine, x: Tensor, seed: int) -> Tensor:

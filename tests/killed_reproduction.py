@@ -40,7 +40,10 @@ pipe = -1  # where a child tells of its epochs
 
 @dataclass(frozen=True)
 class Row:
-    """A tiny VAE on 64 made examples, judged after each of 40 epochs."""
+    """A tiny VAE on 64 made examples, judged after each of 40 epochs.
+
+    The judge likes the lowest bound, so the first epoch is kept, and has to survive every kill.
+    """
 
     epochs: int = 40
 
@@ -56,7 +59,8 @@ class Row:
             return score(problem, lam, torch.Generator().manual_seed(1)).value.mean().item()
 
         settings = TrainSettings(self.epochs, 8, lr=0.01, seed=seed)
-        best = fit_best(model, method, x, settings, bound, checkpoint=checkpoint, progress=False)
+        worst = lambda: -bound()  # noqa: E731
+        best = fit_best(model, method, x, settings, worst, checkpoint=checkpoint, progress=False)
         weights = sum(p.double().sum().item() for p in model.parameters())
         return {"epoch": best.epoch, "bound": bound(), "weights": weights}
 
@@ -66,15 +70,18 @@ def work(folder: Path, place: str | None, to: int) -> None:
     global pipe
     pipe = to
     if place == "result":
-        os.fsync = lambda handle: die(to) if _is_result(handle) else None
+        json.dump = lambda record, file, **_: half(json.dumps(record), file, to)
     elif place:
         kill_in_write(place, to)
     Run("tiny", "a", Row(), "full", 3, folder)()
     os._exit(0)
 
 
-def _is_result(handle: int) -> bool:
-    return "results" in os.readlink(f"/proc/self/fd/{handle}")
+def half(text: str, file, to: int) -> None:
+    """Die when half of the result is on the disk."""
+    file.write(text[: len(text) // 2])
+    file.flush()
+    die(to)
 
 
 def attempt(folder: Path, place: str | None, rng: random.Random) -> dict:

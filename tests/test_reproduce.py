@@ -215,19 +215,19 @@ NAMES = ("oracle/savae", "learned-plain/svi", "learned-annealed/savae", "learned
 def test_an_interrupted_row_ends_with_the_same_values(table1, name, tmp_path, monkeypatch):
     row = small(table1, name)
     want = row.run(1, tmp_path / "whole")
-    run_epoch = table1.Training.run_epoch
+    run_epoch = table1.Learner.run_epoch
 
     def interrupted(training):
         if training.epoch == 2:
             raise KeyboardInterrupt
         run_epoch(training)
 
-    monkeypatch.setattr(table1.Training, "run_epoch", interrupted)
+    monkeypatch.setattr(table1.Learner, "run_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         row.run(1, tmp_path / "half")
     epochs = []
     monkeypatch.setattr(
-        table1.Training, "run_epoch", lambda t: (epochs.append(t.epoch), run_epoch(t))
+        table1.Learner, "run_epoch", lambda t: (epochs.append(t.epoch), run_epoch(t))
     )
     assert row.run(1, tmp_path / "half") == want
     assert epochs == [2]
@@ -255,7 +255,7 @@ def test_what_is_given_stays_and_what_is_learned_moves(table1, tmp_path):
     for name, moves in (("oracle/savae", False), ("learned-plain/savae", True)):
         row = small(table1, name)
         world = table1.World.draw(row, 0)
-        training = table1.Training(row, world, 0, tmp_path / f"{moves}")
+        training = table1.Learner(row, world, 0, tmp_path / f"{moves}")
         before = [p.clone() for p in training.model.parameters()]
         training.best()
         pairs = zip(before, training.model.parameters())
@@ -296,7 +296,7 @@ def test_tuned_svi_takes_the_best_candidate_on_the_validation_data(table1):
 
 def test_the_step_is_halved_after_the_first_late_miss_and_then_every_epoch(table1, tmp_path):
     row = small(table1, "oracle/vae", first_halving=3)
-    training = table1.Training(row, table1.World.draw(row, 0), 0, tmp_path / "none")
+    training = table1.Learner(row, table1.World.draw(row, 0), 0, tmp_path / "none")
     lrs = []
     for value in (-5.0, -6.0, -4.0, -4.5, -3.0, -2.0):  # misses at epochs 2 (early) and 4
         training.judge(value)
@@ -308,7 +308,7 @@ def test_the_step_is_halved_after_the_first_late_miss_and_then_every_epoch(table
 
 def test_the_kept_weights_are_those_of_the_best_epoch(table1, tmp_path):
     row = small(table1, "learned-plain/vae")
-    training = table1.Training(row, table1.World.draw(row, 0), 0, tmp_path / "none")
+    training = table1.Learner(row, table1.World.draw(row, 0), 0, tmp_path / "none")
     training.judge(-1.0)
     best = [p.clone() for p in training.model.parameters()]
     with torch.no_grad():
@@ -320,9 +320,52 @@ def test_the_kept_weights_are_those_of_the_best_epoch(table1, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(best, training.model.parameters()))
 
 
+# Table 2 of Kim et al. (2018)
+
+
+@pytest.fixture(scope="module")
+def table2():
+    return reproduce.experiments(ROOT / "reproduction")["savae-table2"]
+
+
+def test_the_language_model_has_no_latent_unit_and_no_kl(table2, tmp_path):
+    values = table2.ROWS["ptb/lm"].at("smoke").run(0, tmp_path / "run")
+    assert values["kl"] == 0.0
+    test = table2.CORPORA["small grammar"]().test
+    nll = values["nll"] * len(test)
+    assert values["perplexity"] == pytest.approx(math.exp(nll / test.n_tokens), rel=1e-9)
+
+
+def test_text_is_scored_whole(table2, tmp_path):
+    """Dropout is for training alone: another share changes no score of given weights."""
+    row = replace(table2.ROWS["ptb/vae"].at("smoke"), word_dropout=0.5)
+    learner = table2.Learner(row, table2.CORPORA["small grammar"](), 0, tmp_path / "run")
+    before = table2.totals(row, learner.model, learner.method, learner.valid)
+    learner.model.dropout = learner.model.word_dropout = 0.0
+    assert before == table2.totals(row, learner.model, learner.method, learner.valid)
+
+
+def test_an_interrupted_text_row_ends_with_the_same_values(table2, tmp_path, monkeypatch):
+    row = table2.ROWS["ptb/savae-10"].at("smoke")
+    want = row.run(1, tmp_path / "whole")
+    judge = table2.Learner.judge
+
+    def interrupted(learner, value):
+        if learner.epoch == 1:
+            raise KeyboardInterrupt
+        judge(learner, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table2.Learner, "judge", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            row.run(1, tmp_path / "half")
+    assert (tmp_path / "half").exists()
+    assert row.run(1, tmp_path / "half") == want
+
+
 # Marino et al. (2018)
 
-MARINO = ("iai-table1", "iai-table2", "iai-race", "iai-figure6", "iai-figure7")
+MARINO = ("iai-table1", "iai-cifar10", "iai-table2", "iai-race", "iai-figure6", "iai-figure7")
 
 
 @pytest.fixture(scope="module")
@@ -349,6 +392,8 @@ ONE_OF_EACH = [
     ("iai-table1", "two-level/iterative"),
     ("iai-table1", "two-level/standard"),
     ("iai-table1", "single-recurrent/iterative"),
+    ("iai-cifar10", "single/iterative"),
+    ("iai-cifar10", "two-level/iterative"),
     ("iai-table2", "iterative"),
     ("iai-figure6", "rcv1"),
     ("iai-figure7", "iterations/errors/2"),
@@ -380,6 +425,13 @@ def test_the_numbers_of_a_row_fit_together(marino, tmp_path):
     assert values["gap"] == pytest.approx(-values["nll"] - values["bound"], abs=1e-4)
     assert values["gap"] > 0 and values["n_theta"] == 4 * 8 + 8 + 8 * 8 + 8 + 8 * 64 + 64
     assert values["calls_forward"] == row.n_steps + 1
+
+
+def test_bits_are_those_of_the_bytes(marino, tmp_path):
+    """-log p of the continuous values, 48 of them, and log 256 for the width of each byte."""
+    values = marino["iai-cifar10"].ROWS["single/standard"].at("smoke").run(0, tmp_path / "run")
+    want = (values["nll"] + 48 * math.log(256)) / (48 * math.log(2))
+    assert values["bits_per_dim"] == pytest.approx(want, rel=1e-9)
 
 
 def test_the_race_compares_with_the_best_tuned_optimiser(marino, tmp_path):

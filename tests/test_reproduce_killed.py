@@ -12,7 +12,6 @@ MAY_DIFFER = {"seconds", "date", "commit"}
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc to find the result's file")
 def test_a_killed_row_ends_with_the_same_values(tmp_path):
     line = [sys.executable, str(SCRIPT), str(tmp_path)]
     done = subprocess.run(line, capture_output=True, text=True, cwd=SCRIPT.parent)
@@ -22,11 +21,13 @@ def test_a_killed_row_ends_with_the_same_values(tmp_path):
     assert len(seen["attempts"]) == 10 and all(one["killed"] for one in seen["attempts"])
     assert all(one["in_write"] for one in seen["attempts"] if one["place"])
     assert any(one["place"] == "result" for one in seen["attempts"])
-    assert sum(one["epochs"] for one in seen["attempts"]) < 80  # it goes on, it starts not anew
+    # It goes on: 40 epochs, at most one lost by each kill, and the last measurement.
+    assert sum(one["epochs"] for one in seen["attempts"]) <= 40 + 10 + 1
     killed, whole = (
         json.loads(next((tmp_path / name).glob("results/tiny/full/*.json")).read_text())
         for name in ("killed", "whole")
     )
     same = killed.keys() - MAY_DIFFER
+    assert killed["values"]["epoch"] == 1
     assert {key: killed[key] for key in same} == {key: whole[key] for key in same}
     assert not list(tmp_path.glob("killed/work/**/*.safetensors"))
