@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from avi.ledger import page
 from execute import WIDGET, Job, run_command, run_jobs, stored_key, with_key
 from keys import key
 from nbformat import NotebookNode
 from store import Project, code_cells, read_notebook, write_notebook
 from worked import units
+
+from avi.ledger import page
 
 FIGURE = re.compile(r"\{glue:figure\} (?P<key>\S+)\n(?::\w+:.*\n)*?:alt: (?P<alt>.+)\n")
 

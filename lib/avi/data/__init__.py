@@ -23,7 +23,8 @@ Text goes by `avi.data.load_text("generated")`:
 | `ptb`       | 42,068 / 3,370 / 3,761 | 10,000 | AVI_DATA                                       |
 | `yahoo`     | 9,000 / 1,000 / 10,000 | 19,998 | AVI_DATA; not the paper's data: see its `note` |
 
-`cifar10` and `svhn` are read through torchvision. RCV1, too large for dense rows, has a reader of its own: `avi.data.bags.load_rcv1()`.
+`cifar10` and `svhn` are read through torchvision. RCV1, too large for dense rows, has a reader of
+its own: `avi.data.bags.load_rcv1()`.
 
 Nothing is downloaded unless the call says so: `load("mnist", download=True)`.
 """
