@@ -62,7 +62,7 @@ class FieldBound:
         log_q = -0.5 * (q.log_var[0] + second + LOG_2PI).sum()
         parts = model.prior_residuals(mean), model.data_residuals(x[0], mean)
         r = torch.cat(parts, -1).unflatten(-1, (len(self.slopes), -1))  # [2, N]
-        t, s = torch.tensor(self.slopes).to(r).T[..., None]
+        t, s = torch.tensor(self.slopes, dtype=r.dtype).T[..., None]
         at, ez = t * sd[0], s * sd[1:]
         squares = r.square() + 2 * r * (at * first[0] + ez * first[1:])
         squares = squares + at**2 * second[0] + ez**2 * second[1:] + 2 * at * ez * product[1:]
