@@ -364,6 +364,72 @@ for n, (whole, shared) in floors.items():
     expected.check(f"shared_{n}", 1000 * shared, "0.001 nat", claim)
 
 # %% [markdown]
+# ## Width and speed
+#
+# The paper's experiments run apart from the lesson, for hours in all: `make reproduce EXPERIMENT=avi-linear TIER=full`, and `avi-saw`; of `avi-nonlinear` there is a smaller version, `TIER=mini`. Here the stored results are read.
+
+# %% tags=["hide-input"]
+from pathlib import Path
+
+
+def recorded(experiment, tier):
+    """{row: {name: [one value for each seed]}}"""
+    rows, folder = {}, Path("../reproduction")
+    for record in reproduce.results(experiment, tier, folder):
+        for name, value in record.get("values", {}).items():
+            row = rows.setdefault(record["row"], {})
+            row.setdefault(name, []).append(value)
+    return rows
+
+
+# %% tags=["hide-input"]
+def quote(rows, names, prefix):
+    """Check the means over seeds, and how many seeds there are."""
+    for row, runs in rows.items():
+        key = f"{prefix}_{row}".replace("/", "_").replace("-", "_")
+        n = len(runs["loss"])
+        expected.check(f"{key}_n", n, "seeds", f"Seeds, {prefix} {row}.")
+        for name, unit in names.items():
+            claim = f"{name} of {prefix}, {row}, mean over {n} seeds."
+            mean = sum(runs[name]) / n
+            expected.check(f"{key}_{name}", mean, unit, claim)
+
+
+# %% tags=["hide-input", "nbval-ignore-output"]
+full = {name: recorded(f"avi-{name}", "full") for name in ("linear", "saw")}
+names = {"loss": "nat", "excess": "nat"}
+names |= {f"to_{mark}": "iterations" for mark in (50, 10, 1)}
+for name, rows in full.items():
+    quote(rows, names, name)
+wave = recorded("avi-nonlinear", "mini")
+quote(wave, {"loss": "nat"}, "nonlinear")
+
+
+# %% tags=["hide-input"]
+def curve(runs):
+    """Iterations, and the mean distance to the optimum there, nats."""
+    at = [int(k[5:]) for k in runs if k.startswith("loss_")]
+    far = [
+        torch.tensor(runs[f"loss_{i}"]) - torch.tensor(runs["optimum"])
+        for i in at
+    ]
+    return at, torch.stack(far).mean(1)
+
+
+# %% tags=["hide-input", "nbval-ignore-output"]
+titles = {"f-vi": "F-VI, step 0.001", "f-vi/equal-lr": "F-VI, step 0.01"}
+titles |= {"degree-1": "A-VI, step 0.01", "published/f-vi": "F-VI"}
+titles |= {"published/two-inputs/10": "$f(x_{n-1}, x_n)$"}
+titles |= {"published/one-input/20": "$f(x_n)$"}
+figure, panels = plt.subplots(1, 2, figsize=(9, 4.2))
+for axes, (name, rows) in zip(panels, full.items()):
+    shown = {titles[k]: curve(rows[k]) for k in titles if k in rows}
+    plots.curves(axes, shown, "iteration", "nats above the optimum")
+    axes.set(xscale="log", yscale="log", title=name)
+panels[1].set_ylabel("")
+glue("fig-speed", figure)
+
+# %% [markdown]
 # Move the sliders: the same picture for other chains.
 
 # %% tags=["hide-input"]
