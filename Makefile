@@ -7,15 +7,18 @@ PY = $(VENV)/bin/python
 export VENV PYTHON TORCH_INDEX
 
 # Parallelism comes from processes: torch's spinning threads slow each other down on busy cores.
-book test test-slow notebooks expected bench reproduce: export OMP_NUM_THREADS = 1
-book test test-slow notebooks expected bench reproduce: export OMP_WAIT_POLICY = PASSIVE
+book test test-slow notebooks expected bench reproduce grid: export OMP_NUM_THREADS = 1
+book test test-slow notebooks expected bench reproduce grid: export OMP_WAIT_POLICY = PASSIVE
 # No progress bar where lessons run unwatched: its text differs from run to run.
 test test-slow: export TQDM_DISABLE = 1
+
+# Snakemake would downgrade packages of the course, so it lives apart.
+CLUSTER = .venv-cluster
 
 PYTEST = "$(PY)" -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test test-slow lab notebooks expected bench reproduce lock clean distclean
+.PHONY: help env book test test-slow lab notebooks expected bench reproduce grid lock clean distclean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -29,7 +32,7 @@ book: env  ## run the lessons that changed and build the site into _build/html
 test: env  ## run all tests, the lessons and the book's build included
 	$(PYTEST) --nbval --nbval-current-env --nbval-cell-timeout 300 tests $(wildcard lessons)
 
-test-slow: env  ## run the slow checks: other thread counts and processors, MNIST
+test-slow: env $(CLUSTER)/complete  ## run the slow checks: other thread counts and processors, MNIST
 	$(PYTEST) -m slow tests
 
 lab: env  ## open JupyterLab on the lessons
@@ -49,6 +52,18 @@ reproduce: env  ## run a table's rows: EXPERIMENT=savae-table1 TIER=full ROWS='o
 	@"$(PY)" -m avi.reproduce $(or $(EXPERIMENT),--list) --tier $(or $(TIER),smoke) \
 		--rows "$(or $(ROWS),*)" --seeds $(or $(SEEDS),1)
 
+grid: PROFILE ?= local
+grid: env $(CLUSTER)/complete  ## the same rows as jobs: PROFILE=local or slurm, or a folder of your own
+	@"$(CLUSTER)/bin/snakemake" --snakefile reproduction/cluster/Snakefile \
+		--workflow-profile $(or $(wildcard reproduction/cluster/$(PROFILE)),$(PROFILE)) \
+		--config "python=$(abspath $(PY))" "experiment=$(EXPERIMENT)" "tier=$(or $(TIER),smoke)" \
+		"rows=$(or $(ROWS),*)" "seeds=$(or $(SEEDS),1)"
+
+$(CLUSTER)/complete: reproduction/cluster/requirements.lock
+	"$(PY)" -m venv --clear $(CLUSTER)
+	$(CLUSTER)/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
 lock: env  ## choose new versions: requirements.lock and environment.yml from pyproject.toml
 	@"$(PY)" book/_tools/lock.py
 
@@ -58,4 +73,4 @@ clean:  ## remove what was built and cached, but not .venv
 		-prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv too
-	rm -rf "$(VENV)"
+	rm -rf "$(VENV)" $(CLUSTER)

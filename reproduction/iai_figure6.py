@@ -19,6 +19,7 @@ from torch import Tensor
 from avi.core import Problem
 from avi.inference import iterative
 from avi.learned import LogSign, learned_step
+from avi.rows import Claim
 from avi.steps import gradient
 from avi.training import TrainSettings, fit
 
@@ -31,6 +32,11 @@ class Row(Training):
 
     def at(self, tier: str) -> Row:
         return replace(super().at(tier), **SIZES[tier].get(self.data, {}))
+
+    @property
+    def claim(self) -> Claim:
+        """The first iteration's gradient in the first epoch; the figure has all of them."""
+        return Claim("size_0_1", "nats")
 
     def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
         """`fit` goes on from its checkpoint, but the sizes before it are gone: start anew."""

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from avi.core import Problem
 from avi.evaluation import score
 from avi.inference import Constant, Refine
+from avi.rows import Claim
 from avi.steps import SGD, AdaGrad, Adam, Momentum, RMSProp, Step
 
 NAME = "iai-race"
@@ -57,6 +58,11 @@ class Row:
     def at(self, tier: str) -> Row:
         training = replace(self.training.at(tier), **SIZES[tier])
         return replace(self, training=training, n_images=min(self.n_images, MOST_IMAGES[tier]))
+
+    @property
+    def claim(self) -> Claim:
+        """The paper gives curves. Positive: the learned step is ahead after its last iteration."""
+        return Claim(f"lead_prior_{MARKS[-1]}", "nats")
 
     def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
         world = World.of(self.training, seed)

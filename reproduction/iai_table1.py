@@ -16,6 +16,7 @@ from __future__ import annotations
 from _marino import Row
 
 NAME = "iai-table1"
+NEAR = 0.5  # nats: our choice, larger than the paper's differences between the two methods
 
 # How many times as long the standard rows train where costs are made equal. Medians of processor
 # time for one training step on the digits: 2.3 against the iterative row's 9.5 ms at a single
@@ -23,18 +24,20 @@ NAME = "iai-table1"
 SINGLE_TIMES, TWO_TIMES, TOP_DOWN_TIMES = 4, 7, 5
 
 SINGLE = {
-    "single/standard": Row("standard", 84.14, 0.02),
-    "single/standard-equal-cost": Row("standard", 84.14, 0.02, times=SINGLE_TIMES),
-    "single/iterative": Row("x, gradients", 83.84, 0.05),
+    "single/standard": Row("standard", 84.14, 0.02, tolerance=NEAR),
+    "single/standard-equal-cost": Row("standard", 84.14, 0.02, tolerance=NEAR, times=SINGLE_TIMES),
+    "single/iterative": Row("x, gradients", 83.84, 0.05, tolerance=NEAR),
 }
 
 TWO = (64, 32)
 HIERARCHICAL = {
-    "two-level/standard": Row("standard", 82.63, 0.01, dims=TWO),
-    "two-level/standard-equal-cost": Row("standard", 82.63, 0.01, dims=TWO, times=TWO_TIMES),
+    "two-level/standard": Row("standard", 82.63, 0.01, tolerance=NEAR, dims=TWO),
+    "two-level/standard-equal-cost": Row(
+        "standard", 82.63, 0.01, tolerance=NEAR, dims=TWO, times=TWO_TIMES
+    ),
     "two-level/top-down": Row("standard, top-down", dims=TWO),
     "two-level/top-down-equal-cost": Row("standard, top-down", dims=TWO, times=TOP_DOWN_TIMES),
-    "two-level/iterative": Row("x, errors", 82.457, 0.001, dims=TWO),
+    "two-level/iterative": Row("x, errors", 82.457, 0.001, tolerance=NEAR, dims=TWO),
 }
 
 # Should the order of the paper not come out, each of these names a reason for which it might.

@@ -16,7 +16,10 @@ from dataclasses import dataclass, replace
 
 from _marino import Row as Training
 
+from avi.rows import Claim
+
 NAME = "iai-table2"
+NEAR = 15.0  # our choice, about a twentieth
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class Row(Training):
     def at(self, tier: str) -> Row:
         return replace(super().at(tier), **SIZES[tier])
 
+    @property
+    def claim(self) -> Claim:
+        return Claim("perplexity", "per word", self.paper, self.tolerance)
+
 
 SIZES: dict[str, dict] = {
     "full": {},
@@ -41,6 +48,6 @@ SIZES: dict[str, dict] = {
 }  # fmt: skip
 
 ROWS = {
-    "standard": Row("standard", 323.0, 3.0),
-    "iterative": Row("log x, gradients", 285.0, 0.1),
+    "standard": Row("standard", 323.0, 3.0, tolerance=NEAR),
+    "iterative": Row("log x, gradients", 285.0, 0.1, tolerance=NEAR),
 }

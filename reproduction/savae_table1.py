@@ -32,6 +32,7 @@ from avi.gradients import Unrolled
 from avi.inference import Refine, direct, savae, svi
 from avi.models import SequenceEncoder, SequenceModel, oracle, uniform_
 from avi.objectives import elbo
+from avi.rows import Claim
 from avi.steps import Adam, BatchClipped, Clipped, Momentum, Step
 from avi.training import TrainSettings, anneal, fit
 
@@ -75,6 +76,10 @@ class Row:
         training = Training(self, world, seed, checkpoint)
         method = training.best() if self.trains else self.tuned(world, seed)
         return measure(self, world, training.model, method, seed)
+
+    @property
+    def claim(self) -> Claim:
+        return Claim("gap", "nats", self.paper - PAPER_TRUE_NLL, self.tolerance)
 
     @property
     def trains(self) -> bool:

@@ -39,7 +39,9 @@ ALLOWED: dict[str, set[str]] = {
     "mixtures": {"core", "families", "inference", "objectives"},
     "plates": {"core", "families", "inference"},
     "selection": {"batches", "checkpoint", "core", "inference", "objectives", "training"},
-    "reproduce": {"training"},
+    "rows": set(),
+    "reproduce": {"rows", "training"},
+    "ledger": {"reproduce", "rows"},
     "conformance": {"core", "densities", "objectives", "inference", "training", "evaluation"},
 }
 

@@ -1,5 +1,6 @@
 """The runner of the reproductions, with an experiment of its own; then Table 1's rows in small."""
 
+import errno
 import json
 import math
 import subprocess
@@ -49,13 +50,13 @@ def folder(tmp_path):
 
 def work(folder, **options):
     """Run everything that the options name, and return the records made."""
-    settings = {"tier": "full", "rows": "*", "seeds": 1} | options
+    settings = {"tier": "full", "rows": "*", "seeds": [0]} | options
     module = reproduce.experiments(folder)["small"]
     return [run() for run in reproduce.runs(module, **settings, folder=folder)]
 
 
 def test_every_row_and_seed_becomes_one_file_and_a_failure_stops_no_other(folder):
-    work(folder, seeds=2)
+    work(folder, seeds=range(2))
     found = reproduce.results("small", folder=folder)
     assert [(r["row"], r["seed"]) for r in found] == [
         (name, seed) for name in ("first/a", "first/wild", "second/a") for seed in (0, 1)
@@ -130,6 +131,68 @@ def test_the_command_lists_runs_and_reports(folder):
     assert failed.returncode == 1 and "stopped: step 3 of 9" in failed.stdout
     assert "is there already" in failed.stdout
     assert command(folder, "small", "--rows", "none").returncode == 1
+
+
+BROKEN = """
+    def run(self, seed, checkpoint):
+        if self.number == 1:
+            raise FileNotFoundError("mnist is missing. Set AVI_DATA")
+        if self.number < 0:
+            return {}["value"]
+        return {"value": self.number}
+"""
+
+
+def test_what_stops_one_run_stops_no_other(folder):
+    head, tail = SMALL.split("    def run")[0], SMALL[SMALL.index("ROWS") :]
+    (folder / "small.py").write_text(head + BROKEN.lstrip("\n") + "\n" + tail)
+    done = command(folder, "small")
+    assert done.returncode == 1
+    assert "no result: mnist is missing. Set AVI_DATA" in done.stdout
+    assert "KeyError: 'value'" in done.stdout  # a bug shows where it is
+    assert "value 2.000" in done.stdout
+    assert [p.name[:8] for p in folder.glob("results/small/smoke/*")] == ["second-a"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("Row(2.0)", "Row(2.0, m=5)"), "unexpected keyword argument 'm'"),
+        (("ROWS =", "ROW ="), "no attribute 'ROWS'"),
+        (("NAME =", "NAME ="[:-1]), "invalid syntax"),
+    ],
+)
+def test_a_module_that_is_no_experiment_is_named(folder, change, message):
+    (folder / "small.py").write_text(SMALL.replace(*change))
+    with pytest.raises(reproduce.ExperimentError, match=f"small.py is no experiment.*{message}"):
+        reproduce.experiments(folder)
+    done = command(folder, "small")
+    assert done.returncode == 2 and "small.py is no experiment" in done.stdout
+
+
+def test_a_full_disk_leaves_no_half_result_and_says_so(folder, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reproduce.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left on device.*make room and run again"):
+            work(folder, rows="second/a")
+    assert not list((folder / "results/small/full").iterdir())
+    assert work(folder, rows="second/a")[0]["values"] == {"value": 2.0, "n": 100}
+
+
+def test_the_plan_names_every_run_and_where_its_result_will_be(folder):
+    done = command(folder, "small", "--tier", "mini", "--seeds", "2", "--plan")
+    plan = json.loads(done.stdout)
+    assert [(job["row"], job["seed"]) for job in plan] == [
+        (row, seed) for seed in (0, 1) for row in ("first/a", "first/wild", "second/a")
+    ]
+    assert not (folder / "results").exists()
+    job = plan[-1]
+    words = ("--rows", job["row"], "--seed", str(job["seed"]), "--tier", "mini")
+    assert command(folder, "small", *words).returncode == 0
+    assert json.loads(Path(job["path"]).read_text())["values"]["value"] == 3.0
 
 
 # Table 1 of Kim et al. (2018)

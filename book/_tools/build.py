@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from avi.ledger import page
 from execute import WIDGET, Job, run_command, run_jobs, stored_key, with_key
 from keys import key
 from nbformat import NotebookNode
@@ -91,6 +92,7 @@ def stage(project: Project, lessons: dict[str, NotebookNode], source: Path) -> P
     config["parse"]["myst_substitutions"] = {
         **values,
         "claims": claims_table(values),
+        "ledger": ledger_sections(project),
         "units": units(),
     }
     (source / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -144,6 +146,12 @@ def claims_table(values: dict[str, Any]) -> str:
     head = ["Claim", "Key", "Value", "Tolerance", "Unit", "Data", "Computed in"]
     rule = "|---|---|---:|---:|---|---|---|"
     return "\n".join(["| " + " | ".join(head) + " |", rule, *rows])
+
+
+def ledger_sections(project: Project) -> str:
+    """What the papers report beside what was measured, for book/ledger.md."""
+    folder = project.root / "reproduction"
+    return page(folder) if folder.is_dir() else ""
 
 
 def render(source: Path, target: Path) -> Path:

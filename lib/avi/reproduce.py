@@ -2,12 +2,13 @@
 
     python -m avi.reproduce --list
     python -m avi.reproduce savae-table1 --tier full --rows 'oracle/*' --seeds 5
+    python -m avi.reproduce savae-table1 --tier full --plan --seeds 5
 
 An experiment is a module in the folder `reproduction/` with a name, `NAME`, and its rows,
 `ROWS: dict[str, Row]`; a file whose name starts with an underscore holds what several share. A row
 is a frozen dataclass: all it holds is its configuration, and belongs to the hash by which a result
 is known again. A run that stopped goes on from its checkpoint; a run whose result is there is not
-repeated; a result is never overwritten.
+repeated; a result is never overwritten. What stops one run stops no other.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fnmatch
-import hashlib
 import importlib.util
 import json
 import os
@@ -24,40 +24,34 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 
 import torch
+from tqdm import tqdm
 
+from avi.rows import TIERS, Row, configuration, digest
 from avi.training import TrainingError
 
 FOLDER = Path("reproduction")
-TIERS = ("smoke", "mini", "full")
-
-
-class Row(Protocol):
-    """One row of a table: a frozen dataclass that can be measured."""
-
-    def at(self, tier: str) -> Row:
-        """The same row, smaller: `full` is the paper's setting."""
-        ...
-
-    def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
-        """The measured values; goes on from `checkpoint` if that file exists."""
-        ...
 
 
 class ResultError(RuntimeError):
     """A result file that cannot be used; the message names it and says what to do."""
 
 
+class ExperimentError(RuntimeError):
+    """A module that is no experiment; the message names the file and what is wrong in it."""
+
+
 def experiments(folder: Path = FOLDER) -> dict[str, ModuleType]:
     """Every experiment of the folder, by name.
 
-    Raises FileNotFoundError where there is no such folder.
+    Raises FileNotFoundError where there is no such folder, ExperimentError for a file that cannot
+    be used, such as one whose row has a setting that does not exist.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -73,18 +67,12 @@ def _load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+        module.NAME, module.ROWS  # noqa: B018 - both are needed
+    except Exception as error:
+        raise ExperimentError(f"{path} is no experiment: {error}") from error
     return module
-
-
-def configuration(row: Row) -> dict:
-    """All that a row holds, as JSON keeps it."""
-    return json.loads(json.dumps(dataclasses.asdict(row)))
-
-
-def digest(config: dict) -> str:
-    """The configuration's hash, eight hexadecimal digits."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +131,10 @@ class Run:
 
 
 def runs(
-    module: ModuleType, tier: str, rows: str, seeds: int, folder: Path = FOLDER
+    module: ModuleType, tier: str, rows: str, seeds: Iterable[int], folder: Path = FOLDER
 ) -> Iterator[Run]:
     """Every run of an experiment, seed by seed, so that a table fills evenly."""
-    for seed in range(seeds):
+    for seed in seeds:
         for name, row in module.ROWS.items():
             if fnmatch.fnmatch(name, rows):
                 yield Run(module.NAME, name, row.at(tier), tier, seed, folder)
@@ -181,10 +169,17 @@ def _write(path: Path, record: dict) -> None:
     """Beside it first, then renamed: a kill leaves no half-written result."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
-        json.dump(record, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
+        try:
+            json.dump(record, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except OSError as error:
+            Path(file.name).unlink(missing_ok=True)
+            raise OSError(
+                f"{path} could not be written ({error.strerror}): make room and run again, "
+                "what was trained is kept in its checkpoint"
+            ) from error
 
 
 def _commit() -> str:
@@ -204,6 +199,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tier", choices=TIERS, default="smoke")
     parser.add_argument("--rows", default="*", help="a pattern, e.g. 'oracle/*'")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to this number less one")
+    parser.add_argument("--seed", type=int, help="this seed alone")
+    parser.add_argument("--plan", action="store_true", help="say which runs these are, as JSON")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     return parser.parse_args()
 
@@ -214,7 +211,11 @@ class _Plain(argparse.RawDescriptionHelpFormatter):
 
 def main() -> int:
     options = _arguments()
-    found = experiments(options.folder)
+    try:
+        found = experiments(options.folder)
+    except (FileNotFoundError, ExperimentError) as error:
+        print(error)
+        return 2
     if options.list or options.experiment is None:
         for name, module in found.items():
             print(name, *module.ROWS, sep="\n  ")
@@ -222,25 +223,47 @@ def main() -> int:
     if options.experiment not in (*found, "all"):
         print(f"no experiment {options.experiment!r}; there are: {', '.join(found)}")
         return 2
-    torch.set_num_threads(1)
     chosen = found.values() if options.experiment == "all" else [found[options.experiment]]
+    seeds = range(options.seeds) if options.seed is None else [options.seed]
     todo = [
         run
         for module in chosen
-        for run in runs(module, options.tier, options.rows, options.seeds, options.folder)
+        for run in runs(module, options.tier, options.rows, seeds, options.folder)
     ]
+    if options.plan:
+        print(json.dumps([_job(run) for run in todo], indent=1))
+        return 0
+    torch.set_num_threads(1)
     return _work(todo)
+
+
+def _job(run: Run) -> dict:
+    """What a scheduler must know of a run."""
+    names = {"experiment": run.experiment, "row": run.name, "tier": run.tier, "seed": run.seed}
+    return names | {"path": run.path.as_posix()}
 
 
 def _work(todo: list[Run]) -> int:
     failed = 0
-    for i, run in enumerate(todo, 1):
-        print(f"{i} of {len(todo)}: {run.experiment} {run.name}, seed {run.seed}", flush=True)
-        record = run()
-        failed += record is not None and "failure" in record
-        print(f"   {_summary(record)}", flush=True)
+    bar = tqdm(todo, desc="runs", unit="run", disable=len(todo) < 2 or None)
+    for i, run in enumerate(bar, 1):
+        bar.write(f"{i} of {len(todo)}: {run.experiment} {run.name}, seed {run.seed}")
+        good, report = _attempt(run)
+        failed += not good
+        bar.write(f"   {report}")
     print(f"results: {todo[0].path.parent}" if todo else "no row has such a name")
     return int(failed > 0 or not todo)
+
+
+def _attempt(run: Run) -> tuple[bool, str]:
+    """Whether the run has values now, and a line about it. What stops it stops no other run."""
+    try:
+        record = run()
+    except (OSError, ValueError, RuntimeError) as error:  # data, settings, checkpoint, disk
+        return False, f"no result: {error}"
+    except Exception:
+        return False, f"no result: {traceback.format_exc()}"
+    return record is None or "values" in record, _summary(record)
 
 
 def _summary(record: dict | None) -> str:
