@@ -28,6 +28,7 @@ from torch.func import functional_call
 from avi import checkpoint as ckpt
 from avi import data
 from avi.data import files
+from avi.rows import Claim
 from avi.training import TrainingError, adam
 
 NAME = "avi-bnn"
@@ -58,6 +59,10 @@ class Row:
 
     def at(self, tier: str) -> Row:
         return replace(self, **SIZES[tier])
+
+    @property
+    def claim(self) -> Claim:
+        return Claim("train_mse", "squared error", self.paper, self.tolerance)
 
     def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
         train, test = (part[: self.n] for part in IMAGES[self.images]())

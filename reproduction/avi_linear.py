@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import torch
 from _avi import FieldBound, World, amortized, constants, factorised, measured, polynomial, train
@@ -25,6 +26,7 @@ from torch import Tensor
 from avi.inference import Refine
 from avi.models import NormalNormal
 from avi.plates import SharedVariance, powers
+from avi.rows import Claim
 from avi.training import TrainSettings
 
 NAME = "avi-linear"
@@ -50,6 +52,10 @@ class Row:
 
     def at(self, tier: str) -> Row:
         return replace(self, **SIZES[tier])
+
+    @property
+    def claim(self) -> Claim:
+        return Claim("excess", "nats", self.paper_excess, self.tolerance, median)
 
     def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
         world = world_of(self.n, self.data_seed)

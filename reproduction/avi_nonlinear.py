@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import torch
 from _avi import World, amortized, constants, factorised, measured, polynomial, torch_mlp, train
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from avi.inference import Refine
 from avi.plates import powers, windows
+from avi.rows import Claim
 from avi.training import TrainSettings
 
 NAME = "avi-nonlinear"
@@ -49,6 +51,10 @@ class Row:
 
     def at(self, tier: str) -> Row:
         return replace(self, **SIZES[tier])
+
+    @property
+    def claim(self) -> Claim:
+        return Claim("loss", "nats", self.paper, self.tolerance, median)
 
     def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
         x = draw(self.n)

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import torch
 from _avi import (
@@ -36,6 +37,7 @@ from torch import Tensor, nn
 from avi.inference import Refine
 from avi.models import Saw
 from avi.plates import powers, windows
+from avi.rows import Claim
 from avi.training import TrainSettings
 
 NAME = "avi-saw"
@@ -61,6 +63,10 @@ class Row:
 
     def at(self, tier: str) -> Row:
         return replace(self, **SIZES[tier])
+
+    @property
+    def claim(self) -> Claim:
+        return Claim("loss", "nats", self.paper, self.tolerance, median)
 
     def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
         world = world_of(self.n, self.data)

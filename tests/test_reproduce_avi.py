@@ -199,3 +199,12 @@ def test_absent_images_are_named_and_nothing_is_downloaded(tmp_path, monkeypatch
 def test_the_data_of_a_linear_row_are_the_same_for_every_row():
     first, second = (LINEAR.world_of(40, 0).x for _ in range(2))
     assert first.equal(second) and not first.equal(LINEAR.world_of(40, 1).x)
+
+
+def test_the_rows_say_what_the_notebooks_store():
+    claims = {name: FOUND[e].ROWS[name].claim for e, name in ALL if e in ("avi-linear", "avi-saw")}
+    assert claims["f-vi"].paper == pytest.approx(6.2, abs=0.1)
+    assert claims["constant"].paper == pytest.approx(1144.5, abs=0.1)
+    assert claims["published/f-vi"].paper == 553.08
+    assert claims["corrected/f-vi"].paper is None
+    assert claims["published/f-vi"].verdict([553.0, 553.1, 2933.0]) == "reproduced"  # the median
