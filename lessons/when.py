@@ -404,6 +404,14 @@ for name, rows in full.items():
 wave = recorded("avi-nonlinear", "mini")
 quote(wave, {"loss": "nat"}, "nonlinear")
 
+# %% tags=["hide-input", "nbval-ignore-output"]
+module = reproduce.experiments(Path("../reproduction"))["avi-saw"]
+for name in ("published", "corrected"):
+    level = module.world_of(1000, name).optimum
+    claim = f"Optimal loss of the saw, {name} data."
+    expected.check(f"level_{name}", level, claim=claim)
+
+
 
 # %% tags=["hide-input"]
 def curve(runs):

@@ -89,7 +89,7 @@ def start(n: int, generator: torch.Generator) -> Tensor:
 def world_of(n: int, seed: int) -> World:
     """x ~ N(0, tau^2 + sigma^2), as the notebook draws it."""
     generator = torch.Generator().manual_seed(seed)
-    x = math.hypot(TAU, SIGMA) * torch.randn(1, n, generator=generator)
+    x = math.hypot(TAU, SIGMA) * torch.randn(1, n, generator=generator, dtype=torch.float32)
     model = NormalNormal(n, TAU, SIGMA)
     return World(model, x, constants(n, SIGMA), BOUND, optimum(x))
 

@@ -110,10 +110,11 @@ DATA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def draw(n: int, source: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """x [1, n]: z_n and x_n in turn, as the notebook draws them."""
     generator = torch.Generator().manual_seed(DATA_SEED)
-    before, x = torch.zeros(()), []
+    number = {"generator": generator, "dtype": torch.float32}
+    before, x = torch.zeros((), dtype=torch.float32), []
     for _ in range(n):  # one number at a time: torch draws many at once in another way
-        z = before + torch.randn((), generator=generator)
-        before = torch.randn((), generator=generator) + A * (THETA + source(z, before))
+        z = before + torch.randn((), **number)
+        before = torch.randn((), **number) + A * (THETA + source(z, before))
         x.append(before)
     return torch.stack(x)[None]
 
