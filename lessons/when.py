@@ -204,6 +204,7 @@ library = saw.best_affine(y, windows()(y))
 torch.testing.assert_close(means, library[0, : saw.dim])
 
 
+# %%
 def gap(model, x, features):
     return model.excess(model.best_affine(x, features(x)), x)
 
@@ -232,6 +233,8 @@ rows = {"normal-normal, constant": (NormalNormal, 1.5, nothing)}
 titles = {"constant": "constant", "own": "$f(x_n)$", "before": "$f(x_{n-1})$"}
 for name, title in titles.items():
     rows[f"saw, {title}"] = Saw, 3.4159, inputs[name]
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 growth = {}
 for label, (kind, theta, features) in rows.items():
     gaps = []
@@ -268,6 +271,7 @@ def trained(method, model, x):
         return model.excess(method.init(x, model), x).item()
 
 
+# %% tags=["hide-input"]
 def affine(n_inputs):
     net = nn.Linear(n_inputs, 1)
     nn.init.zeros_(net.weight)
@@ -314,7 +318,7 @@ def smallest_gap(width, seed):
     return gap_now().item() / settings.n
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output"]
 widths = (1, 2, 4, 8, 16)
 narrow = []
 for width in widths:
@@ -369,10 +373,12 @@ weights = torch.linalg.inv(chain.precision())[200, 200:206]
 ratios = weights[1:] / weights[:-1]
 torch.testing.assert_close(ratios, torch.full((5,), chain.decay))
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output"]
 kinds = {"a": (0.9, 1.0), "b": (0.5, 1.0), "c": (0.95, 0.25)}
 spans = range(8)
 lines = {}
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 for key, (phi, noise_var) in kinds.items():
     model = GaussianChain(settings.chain, phi, noise_var)
     data = model.sample(settings.n_sets, generator)
@@ -400,7 +406,7 @@ glue("fig-window", figure)
 # %% [markdown]
 # The lines bend to a floor. What is it made of? Take the means of the best factorised $q$ as they are, and only share one variance: the first part. The rest is in the means, at the two ends of the chain.
 
-# %%
+# %% tags=["hide-input"]
 floors = {}
 for n in (100, 200, 400):
     model = GaussianChain(n, 0.5)
@@ -408,6 +414,8 @@ for n in (100, 200, 400):
     shared = 0.5 * (diagonal.mean().log() - diagonal.log().mean()) * n
     data = model.sample(settings.n_sets, generator)
     floors[n] = gap(model, data, windows(7, 7)).mean(), shared
+
+# %% tags=["hide-input"]
 for n, (whole, shared) in floors.items():
     part = f"floor of {n} observations, phi 0.5, w = 7"
     expected.check(f"floor_{n}", 1000 * whole, "0.001 nat", f"The {part}.")
@@ -448,10 +456,14 @@ def quote(rows, names, prefix):
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 full = {name: recorded(f"avi-{name}", "full") for name in ("linear", "saw")}
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 names = {"loss": "nat", "excess": "nat"}
 names |= {f"to_{mark}": "iterations" for mark in (50, 10, 1)}
 for name, rows in full.items():
     quote(rows, names, name)
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 wave = recorded("avi-nonlinear", "mini")
 for row, runs in wave.items():
     key = row.replace("/", "_").replace("-", "_")
@@ -485,6 +497,8 @@ titles = {"f-vi": "F-VI, step 0.001", "f-vi/equal-lr": "F-VI, step 0.01"}
 titles |= {"degree-1": "A-VI, step 0.01", "published/f-vi": "F-VI"}
 titles |= {"published/two-inputs/10": "$f(x_{n-1}, x_n)$"}
 titles |= {"published/one-input/20": "$f(x_n)$"}
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 figure, panels = plt.subplots(1, 2, figsize=(9, 4.2))
 for axes, (name, rows) in zip(panels, full.items()):
     shown = {titles[k]: curve(rows[k]) for k in titles if k in rows}
@@ -502,6 +516,7 @@ from io import BytesIO
 import ipywidgets
 from IPython.display import display
 
+# %% tags=["hide-input"]
 phi = ipywidgets.FloatSlider(0.9, min=0.1, max=0.95, step=0.05)
 noise = ipywidgets.FloatSlider(1.0, min=0.1, max=4.0, step=0.1)
 window = ipywidgets.IntSlider(1, min=0, max=7, description="window")
