@@ -42,8 +42,6 @@ settings = Settings()
 expected = Expected("when", DATA)
 
 # %%
-from functools import partial
-
 import matplotlib.pyplot as plt
 import torch
 from torch import nn
@@ -53,7 +51,7 @@ from avi.families import MeanField
 from avi.models import GaussianChain, NormalNormal, Saw
 from avi.nets import mlp
 from avi.objectives import elbo
-from avi.plates import AlongPlate, SharedVariance, a_vi, f_vi, powers, windows
+from avi.plates import AlongPlate, SharedVariance, a_vi, f_vi, windows
 
 use_threads()
 plots.style()
