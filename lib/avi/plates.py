@@ -51,7 +51,8 @@ class SharedVariance(nn.Module):
 
 
 class AlongPlate(nn.Module):
-    """lam with q_0's own parameters and (mu_n, rho_n) = f(features_n), the same f for every n.
+    """lam with q_0's own parameters and (mu_n, rho_n) = f(features_n), the same f for every n
+    (eq-a-vi).
 
     net makes [B, N, 2] out of the features [B, N, F].
     """
@@ -69,7 +70,7 @@ class AlongPlate(nn.Module):
 
 
 def f_vi(dim: int, start: Tensor | None = None) -> Refine:
-    """F-VI: a mean and a log variance for each of the D latent variables of one data set.
+    """F-VI (eq-f-vi): a mean and a log variance for each latent variable of one data set, D in all.
 
     start [2 D] defaults to zero. Its parameters belong to the data set it is trained on.
     """
@@ -78,5 +79,5 @@ def f_vi(dim: int, start: Tensor | None = None) -> Refine:
 
 
 def a_vi(net: nn.Module, features: Features, dim: int, n_global: int = 1) -> Refine:
-    """A-VI: q_0 as in F-VI, every other factor by one inference function."""
+    """A-VI (eq-a-vi): q_0 as in F-VI, every other factor by one inference function."""
     return Refine(AlongPlate(net, features, n_global), MeanField(dim))

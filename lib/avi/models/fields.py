@@ -85,7 +85,8 @@ class GaussianField(nn.Module):
         return 0.5 * (precision.diagonal().log().sum() - precision.logdet())
 
     def excess(self, lam: Tensor, x: Tensor) -> Tensor:
-        """Nats that a factorised Gaussian loses to the best one, [B]; lam = [mean, log variance].
+        """Nats that a factorised Gaussian loses to the best one, [B] (eq-excess); lam = [mean, log
+        variance].
 
         d^T Lambda d / 2 for means off by d, and the KL of each variance.
         """
@@ -132,7 +133,7 @@ class GaussianField(nn.Module):
 
 
 class NormalNormal(GaussianField):
-    """z_n ~ N(0, 1), x_n ~ N(theta + tau z_n, sigma^2).
+    """z_n ~ N(0, 1), x_n ~ N(theta + tau z_n, sigma^2) (eq-normal-normal).
 
     A simple hierarchical model: given theta, each z_n depends on its own x_n alone.
     """
@@ -157,7 +158,7 @@ class NormalNormal(GaussianField):
 
 
 class Saw(GaussianField):
-    """z_n ~ N(x_{n-1}, 1), x_n ~ N(a (z_n + theta), 1), x_0 = 0.
+    """z_n ~ N(x_{n-1}, 1), x_n ~ N(a (z_n + theta), 1), x_0 = 0 (eq-saw).
 
     A time series whose graph x_{n-1} -> z_n -> x_n zigzags: z_n depends on two observations.
     """
@@ -183,7 +184,7 @@ class Saw(GaussianField):
 
 
 class GaussianChain(GaussianField):
-    """z_1 ~ N(0, 1), z_n ~ N(phi z_{n-1}, 1 - phi^2), x_n ~ N(z_n, s2).
+    """z_1 ~ N(0, 1), z_n ~ N(phi z_{n-1}, 1 - phi^2), x_n ~ N(z_n, s2) (eq-gaussian-chain).
 
     A hidden Markov model with Gaussian states, and no theta: z_n depends on every observation. It
     is stationary, and for phi = 1, where the steps would have no width, their variance is one: a
@@ -214,7 +215,7 @@ class GaussianChain(GaussianField):
 
     @property
     def decay(self) -> float:
-        """r: how fast E[z_n | x] forgets x_m, like r^|n - m| far from both ends.
+        """r: how fast E[z_n | x] forgets x_m, like r^|n - m| far from both ends (eq-chain-decay).
 
         The root below one of b r^2 - a r + b = 0, with a the diagonal of Lambda and -b beside it.
         """
