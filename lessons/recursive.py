@@ -636,12 +636,22 @@ def tell(prefix, row, values, names):
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 toy = recorded("rme-toy")
+base = torch.tensor(toy["one Gaussian"]["gap"])
+unequal = torch.tensor(toy["unequal/one Gaussian"]["gap"])
 for row, values in toy.items():
-    if values["stopped"] == 0:
-        tell("toy", row, values, ("gap", "covered", "weight_last"))
+    claim = f"Seeds of five that stopped with values not finite, {row}."
+    stopped = values["stopped"]
+    expected.check(f"toy_{key_of(row)}_stopped", stopped, "seeds", claim)
+    if stopped:
+        continue
+    tell("toy", row, values, ("gap",))
+    one = unequal if "unequal" in row else base * (1 + ("modes" in row))
+    halved = (torch.tensor(values["gap"]) < one / 2).sum()
+    claim = f"Seeds of five with less than half the gap of one Gaussian, {row}."
+    expected.check(f"toy_{key_of(row)}_halved", halved, "seeds", claim)
 
 # %% tags=["hide-input", "nbval-ignore-output"]
-shown = [row for row in toy if "unequal" not in row and "four m" not in row]
+shown = [row for row in toy if "unequal" not in row and "modes" not in row]
 shown = [row for row in shown if toy[row]["stopped"] == 0]
 figure, axes = plt.subplots(figsize=(6.6, 5.6))
 for y, row in enumerate(shown):
