@@ -209,14 +209,28 @@ def every_link_of_the_chain_holds_and_the_last_is_reached():
 @equation("eq-recursive-goals")
 def each_part_climbs_its_own_goal():
     """Slopes of the library's goal in lam against differences of each part's own goal."""
-    model, x = folded(1), torch.tensor([[0.7]]).double()
-    problem = Problem(model, x, Mixture(DiagGaussian(1), 2), elbo())
+    problem = Problem(
+        folded(1), torch.tensor([[0.7]]).double(), Mixture(DiagGaussian(1), 2), elbo()
+    )
     mean, sd, _ = gaussians(4)
     lam = lam_of(mean[:2], sd[:2], [0.4, 0.6]).requires_grad_()
     eps = torch.randn(1, 7, 1, 2, generator=torch.Generator().manual_seed(1)).double()
-    goals = Recursive(BoundedKL(2.0))(Path(problem, [lam], (), eps))
-    found = torch.autograd.grad(goals.phi.sum(), lam)[0][0].numpy()
-    noise = eps[0, :, 0].numpy()
+    held, h = lam.detach()[0].numpy(), 1e-6
+    slopes = []
+    for limit in (0.05, 50.0):
+        goals = Recursive(BoundedKL(limit))(Path(problem, [lam], (), eps))
+        found = torch.autograd.grad(goals.phi.sum(), lam)[0][0].numpy()
+        slopes.append(found)
+        for i, which in enumerate((2, 2, 0, 0, 1, 1)):
+            steps = [held + sign * h * np.eye(6)[i] for sign in (1, -1)]
+            up, down = (own_goal(at, which, held, eps[0, :, 0].numpy(), limit) for at in steps)
+            assert math.isclose(found[i], (up - down) / (2 * h), rel_tol=1e-5, abs_tol=1e-6)
+        assert math.isclose(goals.theta.item(), problem(lam, eps[0]).item(), rel_tol=1e-12)
+    assert not np.allclose(*slopes)  # one limit binds and the other does not
+
+
+def own_goal(at, which: int, held, noise, limit: float) -> float:
+    """The goal of component 0 or 1, or of the weights (2), as a function of its own lam."""
 
     def log_p(z):
         return stats.norm.logpdf(0.7, abs(z), NOISE) + stats.norm.logpdf(z)
@@ -224,22 +238,13 @@ def each_part_climbs_its_own_goal():
     def part(at, m):
         return stats.norm(at[2 + 2 * m], math.exp(at[3 + 2 * m] / 2))
 
-    def goal(at, which, held):
-        """The goal of the weights (2), or of component 0 or 1, as a function of its own lam."""
-        if which < 2:
-            q = part(at, which)
-            z = q.mean() + q.std() * noise[:, which]
-            own = (log_p(z) - q.logpdf(z)).mean()
-            apart = (q.logpdf(z) - part(held, 0).logpdf(z)).mean()
-            return own + (min(2.0, apart) if which else 0.0)
-        pi = np.exp(at[:2]) / np.exp(at[:2]).sum()
-        z = [part(held, m).mean() + part(held, m).std() * noise[:, m] for m in (0, 1)]
-        whole = [np.log(sum(pi[m] * part(held, m).pdf(points) for m in (0, 1))) for points in z]
-        return sum(pi[m] * (log_p(z[m]) - whole[m]).mean() for m in (0, 1))
-
-    held, h = lam.detach()[0].numpy(), 1e-6
-    for i, which in enumerate((2, 2, 0, 0, 1, 1)):
-        ends = [goal(held + sign * h * np.eye(6)[i], which, held) for sign in (1, -1)]
-        assert math.isclose(found[i], (ends[0] - ends[1]) / (2 * h), rel_tol=1e-5, abs_tol=1e-6)
-    whole = problem(lam, eps[0]).item()
-    assert math.isclose(goals.theta.item(), whole, rel_tol=1e-12)
+    if which < 2:
+        q = part(at, which)
+        z = q.mean() + q.std() * noise[:, which]
+        apart = (q.logpdf(z) - part(held, 0).logpdf(z)).mean()
+        return (log_p(z) - q.logpdf(z)).mean() + (min(limit, apart) if which else 0.0)
+    pi = np.exp(at[:2]) / np.exp(at[:2]).sum()
+    still = [part(held, m) for m in (0, 1)]
+    draws = [q.mean() + q.std() * noise[:, m] for m, q in enumerate(still)]
+    ratios = [log_p(z) - np.log(sum(p * q.pdf(z) for p, q in zip(pi, still))) for z in draws]
+    return sum(p * ratio.mean() for p, ratio in zip(pi, ratios))
