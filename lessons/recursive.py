@@ -51,24 +51,20 @@ from matplotlib.colors import BoundaryNorm
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+# %% tags=["hide-input"]
 from avi import plots
 from avi.core import Draw, Path, Problem, expect
 from avi.densities import Gaussian
 from avi.families import DiagGaussian, Mixture, MixturePosterior
 from avi.inference import Encoder
-from avi.mixtures import (
-    BoundedKL,
-    Recursive,
-    Relbo,
-    ceiling,
-    joint_mixture,
-    recursive_mixture,
-)
+from avi.mixtures import BoundedKL, Recursive, Relbo, ceiling
+from avi.mixtures import joint_mixture, recursive_mixture
 from avi.models import DeepLatentGaussian, GaussianNoise
 from avi.nets import mlp
 from avi.objectives import elbo
 from avi.training import TrainSettings, fit
 
+# %% tags=["hide-input"]
 use_threads()
 plots.style()
 torch.set_default_dtype(torch.float64)
@@ -88,6 +84,7 @@ class Fold(nn.Module):
         return torch.cat([z[..., :1].abs(), z[..., 1:]], -1)
 
 
+# %% tags=["hide-input"]
 output = GaussianNoise(2 * math.log(settings.noise), learned=False)
 model = DeepLatentGaussian(2, Fold(), output).double().requires_grad_(False)
 
@@ -107,6 +104,7 @@ points = torch.tensor([[first, 0.5] for first in settings.first])
 log_p = log_joint(points, grid.expand(-1, len(points), -1))  # [S, B]
 evidence = log_p.logsumexp(0) + cell.log()
 
+# %% tags=["hide-input"]
 spread = math.sqrt(1 + settings.noise**2)
 sign_known = Normal(0, 1).cdf(points[:, 0] / (settings.noise * spread))
 closed = Normal(0, spread).log_prob(points).sum(1) + (2 * sign_known).log()
@@ -159,16 +157,16 @@ def climb(x, lam, before=None, C=None):
 
 
 # %% tags=["hide-input"]
-def best_of(x, lam, before=None, C=None):
-    """Climb from `starts` rows for each x, and keep the best of each."""
+def best_of(x, lam):
+    """Climb from several rows for each x, and keep the best of each."""
     n = len(lam) // len(x)
-    x, C = x.repeat_interleave(n, 0), C and C.repeat_interleave(n)
-    found = climb(x, lam, before, C)
-    reached = value(x, family(found, model), before, C).view(-1, n)
-    best = reached.argmax(1)
+    x = x.repeat_interleave(n, 0)
+    found = climb(x, lam)
+    best = value(x, family(found, model), None, None).view(-1, n).argmax(1)
     return found.view(-1, n, 4)[torch.arange(len(best)), best]
 
 
+# %% tags=["hide-input"]
 three = torch.tensor([-0.6, 0.0, 0.6])
 narrow = 2 * math.log(0.3)
 begin = torch.stack([three, torch.full_like(three, 0.5)], 1)
@@ -204,7 +202,7 @@ def land(axes, log_density):
     axes.contourf(axis[near], axis[near], values - values.max(), **look)
     axes.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
 
-
+# %% tags=["hide-input"]
 def ellipse(axes, lam, **look):
     angle = torch.linspace(0, 2 * math.pi, 60)
     turn = torch.stack([angle.cos(), angle.sin()])
@@ -238,7 +236,7 @@ def bound(log_q, log_p):
     """ELBO of any density, [B]."""
     return (log_q.exp() * (log_p - log_q)).sum(0) * cell
 
-
+# %% tags=["hide-input"]
 def mixed(log_Q, log_q, eps):
     eps = torch.as_tensor(eps)
     return torch.logaddexp(log_Q + (-eps).log1p(), log_q + eps.log())
@@ -257,7 +255,8 @@ for trial in range(20):
     Q = Mixture(family, 3)(lam, model)
     log_Q = on_grid(Q.prefix(2))
     log_q = on_grid(Q.components[2])
-    ends = [bound(mixed(log_Q, log_q, e), log_p[:, :1]) for e in (0.3 + h, 0.3 - h)]
+    both = (mixed(log_Q, log_q, eps) for eps in (0.3 + h, 0.3 - h))
+    ends = [bound(each, log_p[:, :1]) for each in both]
     want = (ends[0] - ends[1]) / (2 * h)
     found = slope(log_Q, log_q, log_p[:, :1], 0.3)
     torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-7)
@@ -272,6 +271,8 @@ Q = Mixture(family, 2)(lam, model)
 before, q = Q.prefix(1), Q.components[1]
 everywhere = log_p[:, :1]
 draw = Draw(grid, on_grid(q), on_grid(q) + cell.log())
+
+# %% tags=["hide-input"]
 first_two = BoundedKL(1e9)(everywhere, draw, before)
 log_Q = on_grid(before)
 want = slope(log_Q, on_grid(q), everywhere) + bound(log_Q, everywhere)
@@ -304,6 +305,8 @@ other = single[0] * torch.tensor([-1.0, 1, 1, 1])
 tries = {"a narrow one in a mode": [0.48, 0.48, -3.2, -3.2]}
 tries |= {"one beyond the mode": [0.75, 0.48, -3.2, -3.2]}
 tries |= {"one outside": [0.0, 1.4, -3.2, -3.2]}
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 shares = torch.linspace(0, 0.9, 91)
 rows, marks = {}, []
 for label, numbers in tries.items():
@@ -384,12 +387,13 @@ def select(Q, rows):
     chosen = [Gaussian(q.mean[rows], q.log_var[rows]) for q in Q.components]
     return MixturePosterior(Q.log_pi[rows], chosen)
 
-
+# %% tags=["hide-input"]
 def add(Q, q, log_p):
     """Q with q, at the best weight; and that weight."""
     log_Q, log_q = on_grid(Q, log_p.shape[1]), on_grid(q, log_p.shape[1])
     eps = best_weight(log_Q, log_q, log_p).clamp(1e-9, 1 - 1e-9)
-    log_pi = torch.cat([Q.log_pi + (-eps[:, None]).log1p(), eps.log()[:, None]], 1)
+    old, new = Q.log_pi + (-eps[:, None]).log1p(), eps.log()[:, None]
+    log_pi = torch.cat([old, new], 1)
     return MixturePosterior(log_pi, [*Q.components, q]), eps
 
 
@@ -401,7 +405,7 @@ C = levels.repeat(len(points))
 heights = log_p.repeat_interleave(len(levels), 1)
 copies = torch.arange(B).repeat_interleave(settings.starts)
 
-
+# %% tags=["hide-input"]
 def new_starts():
     """The same for every case: means from the prior, a narrow width."""
     means = randn(settings.starts, 2)
@@ -486,8 +490,9 @@ cases_told = [
      "lam": [[round(p, 4) for p in lam[b].tolist()] for lam in lams]}
     for b in range(B)
 ]  # fmt: skip
-content = {"noise": settings.noise, "reach": settings.reach, "side": settings.side}
-glue("recursive-demo", JSON(content | {"cases": cases_told}), display=False)
+grid_told = {"reach": settings.reach, "side": settings.side}
+content = grid_told | {"noise": settings.noise, "cases": cases_told}
+glue("recursive-demo", JSON(content), display=False)
 
 # %% [markdown]
 # Move the sliders: components one to four, for seven values of $C$.
@@ -498,6 +503,7 @@ from io import BytesIO
 import ipywidgets
 from IPython.display import display
 
+# %% tags=["hide-input"]
 options = {"overlapping modes": 0, "modes apart": len(levels)}
 which = ipywidgets.Dropdown(options=options)
 choose = ipywidgets.SelectionSlider(options=settings.bounds, description="C")
@@ -552,6 +558,8 @@ lam = randn(50, 10).requires_grad_()
 path = Path(Problem(model, x, Mixture(family, 2), elbo()), [lam], (), eps)
 mine = goals_by_hand(x, lam, eps[0])
 theirs = Recursive(BoundedKL(5.0))(path).phi
+
+# %% tags=["hide-input"]
 slopes = [torch.autograd.grad(goal.sum(), lam)[0] for goal in (mine, theirs)]
 torch.testing.assert_close(mine, theirs)
 torch.testing.assert_close(*slopes)
@@ -566,8 +574,8 @@ def pair(sign):
     """The second encoder is the first, its mean of z_1 times this sign."""
     nets = [mlp((2, 48, 48, 4), generator) for _ in range(2)]
     nets[0][-1].weight.data *= 0.1
-    right = torch.tensor([0.7, 0.0, -3.0, -3.0])  # narrow, or it may change sides
-    nets[0][-1].bias.data = right.float()
+    right = [0.7, 0.0, -3.0, -3.0]  # narrow, or it may change sides
+    nets[0][-1].bias.data = torch.tensor(right).float()
     nets[1].load_state_dict(nets[0].state_dict())
     nets[1][-1].weight.data[0] *= sign
     nets[1][-1].bias.data[0] *= sign
@@ -590,15 +598,18 @@ fit(model, trained["joint"], data, schedule)
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), sharey=True)
 titles = {"copy": "recursive, from a copy", "joint": "joint, from a copy"}
 titles |= {"mirror": "recursive, from the mirror image"}
-for ax, name in zip(axes, ("copy", "mirror", "joint")):
+for ax, kind in zip(axes, ("copy", "mirror", "joint")):
     with torch.no_grad():
-        lam = trained[name].init(many, model)
+        lam = trained[kind].init(many, model)
         parts = Mixture(family, 2)(lam, model).components
-    rows = {f"component {m + 1}": (firsts, q.mean[:, 0]) for m, q in enumerate(parts)}
-    plots.curves(ax, rows, "$x_1$", "mean of $z_1$" if name == "copy" else "")
+    means = [q.mean[:, 0] for q in parts]
+    names = ("component 1", "component 2")
+    rows = {name: (firsts, mean) for name, mean in zip(names, means)}
+    plots.curves(ax, rows, "$x_1$", "mean of $z_1$")
+    ax.label_outer()
     ax.plot(firsts, firsts / 1.04, "k:", lw=1)
     ax.plot(firsts, -firsts / 1.04, "k:", lw=1)
-    ax.set(title=titles[name], ylim=(-2.2, 2.2))
+    ax.set(title=titles[kind], ylim=(-2.2, 2.2))
     ax.legend(loc="lower left")
 glue("fig-recursive-sides", figure)
 
@@ -621,7 +632,7 @@ def recorded(experiment):
             row.setdefault(name, []).append(number)
     return rows
 
-
+# %% tags=["hide-input"]
 def key_of(name):
     return "".join(c if c.isalnum() else "_" for c in name.lower())
 
@@ -694,7 +705,7 @@ def wins(row, other, name="nll", least=True):
     claim = f"Seeds of five in which {row} has the better {name} than {other}."
     expected.check(key, count, "seeds", claim)
 
-
+# %% tags=["hide-input", "nbval-ignore-output"]
 for row in ("joint/2", "joint/5", "recursive/2", "recursive/5", "vae/wide"):
     wins(row, "vae")
     wins(row, "vae", "gap")
@@ -707,13 +718,19 @@ wins("recursive/5", "savae")
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 shown = [row for row in digits if "boosted" not in row]
+looks = {"bound": ("elbo", "|", 0.12), "log p": ("evidence", "o", -0.12)}
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 figure, axes = plt.subplots(figsize=(6.6, 5))
 for y, row in enumerate(shown):
-    bounds_seen, nll = (torch.tensor(digits[row][k]) for k in ("bound", "nll"))
-    look = {"color": plots.COLOURS["elbo"], "label": "bound" if y == 0 else None}
-    axes.scatter(bounds_seen, torch.full_like(nll, y + 0.12), marker="|", **look)
-    look = {"color": plots.COLOURS["evidence"], "label": "log p" if y == 0 else None}
-    axes.scatter(-nll, torch.full_like(nll, y - 0.12), s=14, **look)
+    log_p_seen = [-number for number in digits[row]["nll"]]
+    seen = {"bound": digits[row]["bound"], "log p": log_p_seen}
+    for label, (role, shape, shift) in looks.items():
+        look = {"color": plots.COLOURS[role], "marker": shape, "s": 20}
+        if y == 0:
+            look["label"] = label
+        height = [y + shift] * len(seen[label])
+        axes.scatter(seen[label], height, **look)
 axes.set_yticks(range(len(shown)), shown)
 axes.invert_yaxis()
 axes.set_xlabel("nats per image")
