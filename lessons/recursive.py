@@ -644,7 +644,7 @@ def key_of(name):
 
 
 # %% tags=["hide-input"]
-units = {"train_seconds": "s", "test_ms": "ms"}
+units = {"train_seconds": "s", "test_ms": "ms", "in_use": "components"}
 
 
 def tell(prefix, row, name, values, ends=("mean", "low", "high")):
@@ -703,6 +703,8 @@ for row, values in digits.items():
     for name in ("gap", "train_seconds", "test_ms", "over_best"):
         ends = ("mean", "high") if name == "gap" else ("mean",)
         tell("digits", row, name, values[name], ends)
+    if "in_use" in values:
+        tell("digits", row, "in_use", values["in_use"], ("mean",))
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 def wins(row, other, name="nll"):
@@ -723,6 +725,8 @@ wins("recursive/2", "joint/2")
 wins("recursive/2 equal cost", "joint/2 equal cost")
 wins("recursive/5", "joint/5")
 wins("recursive/5", "savae")
+for other in ("vae", "joint/2", "recursive/2"):
+    wins("recursive/2 C=1", other)
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 shown = [row for row in digits if "boosted" not in row]
