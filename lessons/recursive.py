@@ -57,8 +57,14 @@ from avi.core import Draw, Path, Problem, expect
 from avi.densities import Gaussian
 from avi.families import DiagGaussian, Mixture, MixturePosterior
 from avi.inference import Encoder
-from avi.mixtures import BoundedKL, Recursive, Relbo, ceiling
-from avi.mixtures import joint_mixture, recursive_mixture
+from avi.mixtures import (
+    BoundedKL,
+    Recursive,
+    Relbo,
+    ceiling,
+    joint_mixture,
+    recursive_mixture,
+)
 from avi.models import DeepLatentGaussian, GaussianNoise
 from avi.nets import mlp
 from avi.objectives import elbo
@@ -255,7 +261,7 @@ def slope(log_Q, log_q, log_p, eps=0.0):
 
 # %%
 h = 1e-5
-for trial in range(20):
+for _ in range(20):
     lam = 0.5 * randn(1, 15) - torch.tensor([0.0] * 3 + [0.0, 0, 2, 2] * 3)
     Q = Mixture(family, 3)(lam, model)
     log_Q = on_grid(Q.prefix(2))
