@@ -634,10 +634,11 @@ from pathlib import Path as Folder
 from avi import reproduce
 
 
-def recorded(experiment):
+def recorded(experiment, seeds=range(5)):
     """{row: {name: [one value for each seed]}}; a run that stopped has none."""
     rows, folder = {}, Folder("../reproduction")
-    for record in reproduce.results(experiment, "mini", folder):
+    found = reproduce.results(experiment, "mini", folder)
+    for record in (r for r in found if r["seed"] in seeds):
         row = rows.setdefault(record["row"], {"stopped": 0})
         row["stopped"] += "failure" in record
         for name, number in record.get("values", {}).items():
@@ -679,6 +680,18 @@ for row, values in toy.items():
     halved = sum(a < half * b for a, b in zip(values["gap"], one))
     claim = f"Seeds of five with less than half the gap of one Gaussian, {row}."
     expected.check(f"toy_{key_of(row)}_halved", halved, "seeds", claim)
+
+# %% [markdown]
+# The rows with a falling bound and a joint end were added after three of these seeds had been seen. So the ones that matter ran again with five fresh seeds.
+
+# %% tags=["hide-input", "nbval-ignore-output"]
+fresh = recorded("rme-toy", range(5, 10))
+half = sum(base) / len(base) / 2
+for row, values in fresh.items():
+    tell("fresh", row, "gap", values["gap"], ("low", "high"))
+    claim = f"Fresh seeds of five with half the gap of one Gaussian, {row}."
+    halved = sum(gap < half for gap in values["gap"])
+    expected.check(f"fresh_{key_of(row)}_halved", halved, "seeds", claim)
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 shown = [row for row in toy if "unequal" not in row and "modes" not in row]
