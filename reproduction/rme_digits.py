@@ -33,6 +33,7 @@ from avi.inference import Encoder, Refine, direct, savae
 from avi.mixtures import BoundedKL, Criterion, Relbo, joint_mixture, recursive_mixture
 from avi.nets import highway_mlp, mlp
 from avi.objectives import elbo
+from avi.rows import Claim
 from avi.steps import Clipped, Momentum
 from avi.training import TrainingError
 
@@ -62,6 +63,10 @@ class Row:
 
     def at(self, tier: str) -> Row:
         return replace(self, **SIZES[tier])
+
+    @property
+    def claim(self) -> Claim:
+        return Claim("nll", "nats")
 
     def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
         world = Digits(**vars(World.of(self, seed)))

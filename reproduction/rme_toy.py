@@ -30,6 +30,7 @@ from avi.mixtures import BoundedKL, Recursive, Relbo, joint_mixture
 from avi.models import DeepLatentGaussian, GaussianNoise
 from avi.nets import mlp
 from avi.objectives import elbo
+from avi.rows import Claim
 from avi.training import TrainingError, TrainSettings, adam, fit, trainable
 
 NAME = "rme-toy"
@@ -54,6 +55,10 @@ class Row:
 
     def at(self, tier: str) -> Row:
         return replace(self, **SIZES[tier])
+
+    @property
+    def claim(self) -> Claim:
+        return Claim("gap", "nats")
 
     def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
         """Too short to be worth a checkpoint."""
