@@ -264,3 +264,32 @@ def test_samples_have_the_models_moments(field):
 def test_an_empty_data_set_is_refused():
     with pytest.raises(ValueError, match="at least one observation"):
         Saw(0)
+
+
+class GaussianProcess(GaussianField):
+    """z ~ N(0, K), x_n ~ N(z_n, s2): a field by two residuals, and a model no f(x_n) serves."""
+
+    def __init__(self, covariance: torch.Tensor, noise_var: float):
+        super().__init__(len(covariance))
+        self.root = torch.linalg.cholesky(covariance)
+        self.noise = math.sqrt(noise_var)
+
+    def prior_residuals(self, v):
+        return torch.linalg.solve_triangular(self.root, v.mT, upper=False).mT
+
+    def data_residuals(self, x, v):
+        return (x - v) / self.noise
+
+
+def test_a_gaussian_process_depends_on_every_observation():
+    eye = torch.eye(N, dtype=torch.float64)
+    place = torch.linspace(0, 3, N, dtype=torch.float64)
+    covariance = (-0.5 * (place[:, None] - place).square()).exp() + 0.01 * eye
+    field, x = GaussianProcess(covariance, 0.3), randn(3, N, seed=8)
+    weights = covariance @ torch.linalg.inv(covariance + 0.3 * eye)
+    precision = torch.linalg.inv(covariance) + eye / 0.3
+    mean, log_var = field.best_factorised(x).chunk(2, -1)
+    assert mean.allclose(x @ weights.T, rtol=1e-10, atol=1e-10)
+    assert log_var.exp().allclose((1 / precision.diagonal()).expand(3, N), rtol=1e-10)
+    assert (weights.abs() > 1e-4).all(1).all()
+    assert (field.excess(field.best_affine(x, windows()(x)), x) > 0.05).all()
