@@ -427,6 +427,7 @@ for n, (whole, shared) in floors.items():
 
 # %% tags=["hide-input"]
 from pathlib import Path
+from statistics import median
 
 
 def recorded(experiment, tier):
@@ -441,15 +442,15 @@ def recorded(experiment, tier):
 
 # %% tags=["hide-input"]
 def quote(rows, names, prefix):
-    """Check the means over seeds, and how many seeds there are."""
+    """Check the medians over seeds, and how many seeds there are."""
     for row, runs in rows.items():
         key = f"{prefix}_{row}".replace("/", "_").replace("-", "_")
         n = len(runs["loss"])
         expected.check(f"{key}_n", n, "seeds", f"Seeds, {prefix} {row}.")
         for name, unit in names.items():
-            claim = f"{name} of {prefix}, {row}, mean over {n} seeds."
-            mean = sum(runs[name]) / n
-            expected.check(f"{key}_{name}", mean, unit, claim)
+            claim = f"{name} of {prefix}, {row}, median of {n} seeds."
+            middle = median(runs[name])
+            expected.check(f"{key}_{name}", middle, unit, claim)
 
 
 # %% tags=["hide-input", "nbval-ignore-output"]
@@ -481,13 +482,13 @@ for name in ("published", "corrected"):
 
 # %% tags=["hide-input"]
 def curve(runs):
-    """Iterations, and the mean distance to the optimum there, nats."""
+    """Iterations, and the median distance to the optimum there, nats."""
     at = [int(k[5:]) for k in runs if k.startswith("loss_")]
     far = [
         torch.tensor(runs[f"loss_{i}"]) - torch.tensor(runs["optimum"])
         for i in at
     ]
-    return at, torch.stack(far).mean(1)
+    return at, torch.stack(far).median(1).values
 
 
 # %% tags=["hide-input", "nbval-ignore-output"]
