@@ -163,14 +163,17 @@ for n, bias, sd in ((3, 0.0, 0.5), (3, 1.0, 1.0), (5, 1.0, 0.5)):
 print("the rule answers as often as the formula says: True")
 
 # %% tags=["hide-input", "nbval-ignore-output"]
-figure, panels = plt.subplots(1, 2, figsize=(8.5, 4.2), sharey=True)
 biases = torch.linspace(0, 3, 121)
+figure, panels = plt.subplots(1, 2, figsize=(8.5, 4.2), sharey=True)
 for n in (1, 3, 5, 10):
     p = torch.tensor([chance(n, b, 1.0, 1.0) for b in biases.tolist()])
     once = torch.tensor([chance(1, b, 1.0, 1.0) for b in biases.tolist()])
     label = f"{n} seeds" if n > 1 else "1 seed"
     panels[0].plot(biases, p, label=label)
     panels[1].plot(biases, 1 - (1 - once) ** n, label=label)
+plt.close(figure)  # shown once it is complete
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 for axes, title in zip(panels, ("the mean is within", "any seed is within")):
     axes.axvline(1, color="black", ls=":")
     axes.set(title=title, xlabel="distance to the paper / tolerance")
@@ -309,11 +312,12 @@ def values_of(row, records):
     return [r["values"][name] for r in records if "values" in r]
 
 
-# %%
+# %% tags=["hide-input"]
 full = {name: recorded(name, "full") for name in found}
 mini = {name: recorded(name, "mini") for name in found}
 
 
+# %% tags=["hide-input"]
 def verdicts(name):
     """{row: the rule's answer}; "" where the paper gives no number."""
     rows = found[name].ROWS
@@ -364,6 +368,8 @@ groups = {
 }
 rest = set(found) - {name for names in groups.values() for name in names}
 groups |= {"other": sorted(rest), "all": list(found)}
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 for key, names in groups.items():
     for what, number in counted(names).items():
         unit = "hours" if what == "hours" else "rows"
@@ -388,17 +394,22 @@ def gaps(key):
     return values_of(sa_rows[key], sa.get(key, []))
 
 
+# %% tags=["hide-input"]
+def gap_by_seed(key):
+    kept = [r for r in sa.get(key, []) if "values" in r]
+    return {r["seed"]: r["values"]["gap"] for r in kept}
+
+
+# %% tags=["hide-input"]
 def orders(column):
     """Seeds in which the gaps are in the paper's order, and seeds run."""
     methods = [key for key in sa_rows if key.startswith(f"{column}/")]
     methods = [key for key in methods if not key.endswith("tuned")]
     order = sorted(methods, key=lambda key: sa_rows[key].claim.paper)
-    by_seed = [
-        {r["seed"]: r["values"]["gap"] for r in sa.get(key, []) if "values" in r}
-        for key in order
-    ]
-    seeds = set.intersection(*map(set, by_seed))
-    right = [all(a[s] < b[s] for a, b in zip(by_seed, by_seed[1:])) for s in seeds]
+    gaps = [gap_by_seed(key) for key in order]
+    seeds = set.intersection(*map(set, gaps))
+    pairs = list(zip(gaps, gaps[1:]))
+    right = [all(near[s] < far[s] for near, far in pairs) for s in seeds]
     return sum(right), len(right)
 
 
@@ -408,8 +419,12 @@ span = torch.tensor([0.0, 8.0])
 axes.fill_between(span, span - 0.5, span + 0.5, color="0.85", label="tolerance")
 for shift, (column, label) in zip((-0.1, -0.1, 0.1), SHOWN.items()):
     keys = [key for key in sa_rows if key.startswith(f"{column}/")]
-    at = [(sa_rows[k].claim.paper + shift, gap) for k in keys for gap in gaps(k)]
+    papers = {k: sa_rows[k].claim.paper for k in keys}
+    at = [(papers[k] + shift, gap) for k in keys for gap in gaps(k)]
     axes.plot(*zip(*at), "o", ms=6, alpha=0.75, label=label)
+plt.close(figure)  # shown once it is complete
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 papers = sorted({row.claim.paper for row in sa_rows.values()})
 axes.plot(papers, papers, "x", color="black", ms=9, mew=2, label="paper")
 axes.set(xlabel="the paper's gap, nats", ylabel="our gap, nats")
@@ -427,6 +442,8 @@ for column in columns:
         about = f"Table 1, {column}: seeds"
         expected.check(key, right, "seeds", f"{about} in the paper's order.")
         expected.check(f"{key}_of", seeds, "seeds", f"{about} run.")
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 for part in ("oracle", "learned"):
     rows = [answer for key, answer in said.items() if key.startswith(part)]
     good = rows.count("reproduced")
@@ -473,10 +490,15 @@ beside = {"va": "center", "transform": axes.get_yaxis_transform()}
 for place, (_, off, answer) in enumerate(places):
     axes.plot(off, [place] * len(off), "o", color=plots.COLOURS["elbo"])
     axes.text(1.02, place, answer.split(":")[0], fontsize=11, **beside)
+plt.close(figure)  # shown once it is complete
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 axes.set_yticks(range(len(places)), [label for label, *_ in places])
 axes.set(xlabel="(ours − paper) / tolerance", ylim=(len(places) - 0.5, -0.5))
-axes.set_xscale("symlog", linthresh=2)
-axes.set_xlim(min(-3, axes.get_xlim()[0]), max(3, axes.get_xlim()[1]))
+axes.set_xscale("symlog", linthresh=1)
+axes.xaxis.set_major_formatter("{x:g}")
+low, high = axes.get_xlim()
+axes.set_xlim(min(-3, low), max(3, high))
 glue("fig-avi", figure)
 
 # %% tags=["hide-input", "nbval-ignore-output"]
@@ -484,6 +506,8 @@ off = [o for _, values, _ in places for o in values]
 within = sum(abs(o) <= 1 for o in off)
 expected.check("avi_runs", len(off), "runs", "Full runs with a paper's value.")
 expected.check("avi_within", within, "runs", "Of them within the tolerance.")
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 for name in ("avi-linear", "avi-saw"):
     display(table_of(name))
 
@@ -506,6 +530,7 @@ def sizes(records):
     return grids.mean(0)
 
 
+# %% tags=["hide-input"]
 def mean_of(name, row, key):
     runs = mini[name][row]
     return fmean(r["values"][key] for r in runs if "values" in r)
@@ -520,11 +545,13 @@ for axes, (row, title) in zip(panels[0], news.items()):
     epochs = range(1, len(grid) + 1)
     shown = {f"{k}": (epochs, grid[:, k]) for k in (0, 1, 2, 5, 15)}
     plots.curves(axes, shown, "epoch", "mean gradient")
-    axes.set(yscale="log", title=title)
+    axes.set(title=title, ylim=(0, None))
     axes.get_legend().remove()
+plt.close(figure)  # shown once it is complete
+
+# %% tags=["hide-input"]
 panels[0, 1].legend(title="iteration", ncols=2, loc="upper right")
 panels[0, 1].set_ylabel("")
-plt.close(figure)  # shown once it is complete
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 axes, marks = panels[1, 0], (1, 2, 4, 8, 16)
@@ -533,7 +560,8 @@ for row, label in names.items():
     leads = [mean_of("iai-race", row, f"lead_prior_{k}") for k in marks]
     axes.plot(marks, leads, "o-", label=f"decoder {label}")
 axes.axhline(0, color="black", lw=1)
-axes.set(xscale="log", title="Figure 4", xlabel="iteration", ylabel="lead, nats")
+axes.set(xscale="log", title="Figure 4", xlabel="iteration")
+axes.set_ylabel("lead, nats")
 axes.set_xticks(marks, marks)
 axes.minorticks_off()
 axes.legend()
@@ -555,6 +583,8 @@ for row, grid in falls.items():
     about = f"Figure 6, {row}: largest gradient, first iteration over"
     expected.check(f"fall_{row}", most[0] / most[1], "1", f"{about} second.")
     expected.check(f"rest_{row}", most[0] / most[-1], "1", f"{about} last.")
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 for row, label in names.items():
     key = "lead_" + label.split()[-1].lower()
     lead = mean_of("iai-race", row, "lead_prior_16")
@@ -572,6 +602,8 @@ for tier, kept in (("full", full), ("mini", mini)):
         seconds = [r["seconds"] for records in rows.values() for r in records]
         if seconds:
             spent[f"{name}, {tier}"] = sum(seconds) / 60, len(seconds)
+
+# %% tags=["hide-input", "nbval-ignore-output"]
 figure, axes = plt.subplots(figsize=(6.4, 0.4 * len(spent) + 1))
 minutes = [total for total, _ in spent.values()]
 bars = axes.barh(list(spent), minutes, color=plots.COLOURS["elbo"])
@@ -591,6 +623,7 @@ choice = ipywidgets.Dropdown(options=list(found), description="experiment")
 screen = ipywidgets.Output()
 
 
+# %% tags=["hide-input", "nbval-ignore-output"]
 def show(change=None):
     screen.clear_output()
     with screen:
