@@ -550,8 +550,8 @@ for axes, (row, title) in zip(panels[0], news.items()):
 plt.close(figure)  # shown once it is complete
 
 # %% tags=["hide-input"]
-panels[0, 1].legend(title="iteration", ncols=2, loc="upper right")
 panels[0, 1].set_ylabel("")
+_ = panels[0, 1].legend(title="iteration", ncols=2, loc="upper right")
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 axes, marks = panels[1, 0], (1, 2, 4, 8, 16)
@@ -563,8 +563,8 @@ axes.axhline(0, color="black", lw=1)
 axes.set(xscale="log", title="Figure 4", xlabel="iteration")
 axes.set_ylabel("lead, nats")
 axes.set_xticks(marks, marks)
-axes.minorticks_off()
 axes.legend()
+axes.minorticks_off()  # and nothing that would be printed
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 axes, counts = panels[1, 1], (2, 5, 10, 16)
@@ -588,7 +588,8 @@ for row, grid in falls.items():
 for row, label in names.items():
     key = "lead_" + label.split()[-1].lower()
     lead = mean_of("iai-race", row, "lead_prior_16")
-    expected.check(key, lead, claim=f"Figure 4, 16 iterations, decoder {label}.")
+    claim = f"Figure 4, lead after 16 iterations, decoder {label}."
+    expected.check(key, lead, claim=claim)
 
 # %% [markdown]
 # ## What it cost
