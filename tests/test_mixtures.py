@@ -4,14 +4,16 @@ import math
 
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from test_gradients import directions, richardson
 from torch.distributions import Normal
 from worlds import BATCH, DIM, deep, encoder, gen, randn, world
 
 from avi import models
-from avi.core import Path, Problem
+from avi.core import Draw, Path, Problem
+from avi.densities import Gaussian
 from avi.evaluation import count_calls
-from avi.families import DiagGaussian, Mixture
+from avi.families import DiagGaussian, Mixture, MixturePosterior
 from avi.inference import Constant
 from avi.mixtures import (
     BoundedKL,
@@ -206,3 +208,65 @@ def test_the_ceiling_is_reached_where_components_do_not_overlap():
     lam[:, :2] = parts.T
     whole, parts = mixture_bound(lam, 2)
     assert whole.allclose(ceiling(parts), rtol=1e-9)
+
+
+# One component after the other, with the weight by line search: the bound never falls
+
+
+PLANE = torch.cartesian_prod(*2 * [torch.linspace(-5, 5, 141, dtype=torch.float64)])[:, None]
+AREA = (10 / 140) ** 2
+
+
+def mirror(x: tuple[float, float]) -> torch.Tensor:
+    """log p(x, z) over the plane, [S, 1], for x = (|z_1|, z_2) and noise of 0.2."""
+    seen = torch.stack([PLANE[..., 0].abs(), PLANE[..., 1]], -1)
+    log_lik = Normal(seen, 0.2).log_prob(torch.tensor(x, dtype=torch.float64)).sum(-1)
+    return log_lik + Normal(0.0, 1.0).log_prob(PLANE).sum(-1)
+
+
+def over_plane(density: torch.Tensor, log_p: torch.Tensor) -> float:
+    """ELBO of a density on the plane."""
+    return ((density * (log_p - density.clamp(min=1e-300).log())).sum() * AREA).item()
+
+
+def candidate(seed: int) -> torch.Tensor:
+    """A Gaussian somewhere near the modes, lam [1, 4]."""
+    g = gen(seed)
+    mean = torch.randn(2, generator=g, dtype=torch.float64) * torch.tensor([0.8, 0.3])
+    log_var = -3 + 1.5 * torch.rand(2, generator=g, dtype=torch.float64)
+    return torch.cat([mean + torch.tensor([0.0, 0.4]), log_var])[None]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("x", [(0.1, 0.4), (0.5, 0.5), (1.0, 0.2)])
+def test_a_component_with_its_best_weight_never_lowers_the_bound(x, seed):
+    """And lifts it whenever ELBO(q) + KL(q || Q) > ELBO(Q), by the library's own criterion."""
+    log_p, family, model = mirror(x), DiagGaussian(2), _Standard()
+    found = [family(candidate(100 * seed), model)]
+    pi = torch.ones(1, dtype=torch.float64)
+    lifted = 0
+    for m in range(1, 8):
+        q = family(candidate(100 * seed + m), model)
+        before = MixturePosterior(pi.log()[None], found)
+        draw = Draw(PLANE, q.log_prob(PLANE), q.log_prob(PLANE) + math.log(AREA))
+        density, new = before.log_prob(PLANE).exp(), q.log_prob(PLANE).exp()
+        old = over_plane(density, log_p)
+        worth = BoundedKL(math.inf)(log_p, draw, before).item() - old
+
+        def fall(eps, density=density, new=new):
+            return -over_plane((1 - eps) * density + eps * new, log_p)
+
+        search = minimize_scalar(lambda t: fall(10.0**t), bounds=(-9, 0), method="bounded")
+        eps = max((0.0, 10.0**search.x), key=lambda eps: -fall(eps))
+        rise = -fall(eps) - old
+        assert rise > 1e-11 if worth > 0.05 else rise >= 0, (m, worth, rise)
+        assert rise < 1e-9 or worth > 0, (m, worth, rise)
+        lifted += rise > 1e-9
+        pi, found = torch.cat([pi * (1 - eps), pi.new_tensor([eps])]).clamp(min=1e-300), [*found, q]
+    assert lifted
+
+
+class _Standard:
+    """A model of which only the prior is needed."""
+
+    prior = Gaussian(torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64))

@@ -446,3 +446,82 @@ def test_the_race_compares_with_the_best_tuned_optimiser(marino, tmp_path):
     change = values["learned_200"] - values["learned_16"]
     assert values["stays_200"] == pytest.approx(change, abs=1e-4)
     assert values["worst_200"] <= values["stays_200"]
+
+
+# Recursive mixtures
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return reproduce.experiments(ROOT / "reproduction")["rme-toy"]
+
+
+@pytest.fixture(scope="module")
+def rme_digits():
+    return reproduce.experiments(ROOT / "reproduction")["rme-digits"]
+
+
+@pytest.mark.parametrize("name", ["joint", "annealed/recursive", "four modes/recursive"])
+def test_a_toy_row_gives_finite_values_twice_the_same(toy, name, tmp_path):
+    row = toy.ROWS[name].at("smoke")
+    values = [row.run(1, tmp_path / "unused") for _ in range(2)]
+    assert values[0] == values[1] and all(map(math.isfinite, values[0].values()))
+    assert values[0]["gap"] == pytest.approx(values[0]["log_p"] - values[0]["bound"], abs=1e-4)
+    assert values[0]["gap"] > 0 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["mirror", "unequal", "four modes"])
+def test_the_toy_s_evidence_is_that_of_importance_samples(toy, name):
+    world = toy.WORLDS[name]
+    x = toy.sample(world, 20, 3)
+    near = torch.cat([x - world.shift, torch.full_like(x, 2 * math.log(1.0))], 1)
+    found = log_evidence(world.model, x, toy.DiagGaussian(2), near, 40_000, gen(2))
+    assert ((world.log_p(x) - found.log_p).abs() <= N_SE * found.se + 1e-4).all()
+
+
+def test_modes_count_as_covered_where_a_component_is_on_each_side(toy):
+    world, x = toy.WORLDS["four modes"], torch.tensor([[2.0, 2.0], [0.1, 2.0]])
+    corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    means = corners[:, None].expand(-1, 2, -1)
+    assert toy.covered(world, means, x) == 1.0
+    assert toy.covered(world, means[:3], x) == 0.0
+
+
+def test_starts_are_what_their_names_say(toy):
+    x = torch.tensor([[0.7, -0.3]])
+    answers = {}
+    for name in ("same", "far", "wide", "mirrored"):
+        row = replace(toy.ROWS["joint"].at("smoke"), start=name)
+        first, second = (
+            net(x)[0] for net in (p.net for p in toy.new_method(row, 2).init.parts[1:])
+        )
+        answers[name] = first, second
+    assert answers["same"][0].equal(answers["same"][1])
+    assert (answers["far"][1][1] - answers["wide"][1][1]).item() == pytest.approx(4.0, abs=1e-5)
+    assert (answers["wide"][1][2] - answers["far"][1][2]).item() == pytest.approx(2.0, abs=1e-5)
+    first, second = answers["mirrored"]
+    assert second.equal(first * torch.tensor([-1.0, 1, 1, 1]))
+
+
+@pytest.mark.parametrize("name", ["vae/wide", "savae", "joint/3", "recursive/2"])
+def test_a_digits_row_gives_finite_values_twice_the_same(rme_digits, name, tmp_path):
+    row = rme_digits.ROWS[name].at("smoke")
+    values = [row.run(1, tmp_path / f"{i}.safetensors") for i in range(2)]
+    for once in values:
+        for clock in ("train_seconds", "test_ms"):
+            assert once.pop(clock) >= 0
+    assert values[0] == values[1] and all(map(math.isfinite, values[0].values()))
+    assert values[0]["over_best"] <= math.log(row.n_components) + 1e-6
+    assert values[0]["gap"] == pytest.approx(-values[0]["nll"] - values[0]["bound"], abs=1e-4)
+
+
+def test_digits_rows_of_a_seed_share_the_decoder_and_equal_costs_repeat_their_row(rme_digits):
+    rows = rme_digits.ROWS
+    worlds = [rme_digits.World.of(row.at("smoke"), 3) for row in rows.values()]
+    for world in worlds[1:]:
+        for a, b in zip(worlds[0].model.parameters(), world.model.parameters(), strict=True):
+            assert torch.equal(a, b)
+    for name, row in rows.items():
+        if name.endswith(" equal cost") or name.endswith("/equal cost"):
+            plain = name.removesuffix(" equal cost").removesuffix("/equal cost")
+            assert replace(row, times=1) == rows[plain] and row.times > 1

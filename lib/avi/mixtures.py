@@ -36,7 +36,7 @@ class SideBySide(nn.Module):
 
 @dataclass(frozen=True)
 class BoundedKL:
-    """ELBO(q) + min(C, KL(q || Q)), nats, [B].
+    """ELBO(q) + min(C, KL(q || Q)), nats, [B] (eq-recursive-criterion).
 
     Without the bound C a component can leave the posterior for good, since KL(q || Q) grows faster
     than the bound falls wherever Q has lighter tails than the posterior. Beyond C the criterion is
@@ -54,7 +54,7 @@ class BoundedKL:
 
 @dataclass(frozen=True)
 class Relbo:
-    """E_q[log p(x, z) - log Q(z)] - weight E_q[log q(z)], nats, [B].
+    """E_q[log p(x, z) - log Q(z)] - weight E_q[log q(z)], nats, [B] (eq-relbo).
 
     Boosted variational inference (Locatello et al. 2018): the entropy keeps the component from
     shrinking to a point, where `BoundedKL` limits its distance from Q. With weight 0 it is the
@@ -71,7 +71,8 @@ class Relbo:
 @dataclass(frozen=True)
 class Recursive:
     """Component m climbs its criterion against components 1 ... m-1, which are held still; the
-    weights climb ELBO(Q) with the components held still; theta climbs ELBO(Q).
+    weights climb ELBO(Q) with the components held still; theta climbs ELBO(Q)
+    (eq-recursive-goals).
 
     The first component, without predecessors, climbs its own ELBO. All take the same draws and
     share one pass through the decoder.
@@ -110,7 +111,7 @@ def _bound(q: MixturePosterior, z: Tensor, log_p: Tensor, draws: list[Draw]) -> 
 
 
 def ceiling(component_bounds: Tensor) -> Tensor:
-    """log sum_m exp ELBO(q_m), nats: the most that any weights make of these components.
+    """log sum_m exp ELBO(q_m), nats: what no weights bring the mixture above (eq-mixture-ceiling).
 
     component_bounds [M, B] -> [B]. No weights bring ELBO(Q) above it, and it is at most log M
     above the best component.
