@@ -60,6 +60,7 @@ class Row:
     times: int = 1  # trained so many times as long, where costs are made equal
     every: int = 10  # epochs from judgement to judgement on the validation data
     n_draws: int = 5000  # of z, for -log p(x)
+    decoder = None  # its hidden widths are `hidden`; no field, the same for every row
 
     def at(self, tier: str) -> Row:
         return replace(self, **SIZES[tier])

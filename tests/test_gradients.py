@@ -10,6 +10,7 @@ from worlds import world as rough_world
 
 from avi.core import Problem
 from avi.families import Mixture, PointMass
+from avi.flows import Flow
 from avi.inference import direct
 from avi.objectives import elbo, iwae, log_joint
 
@@ -26,7 +27,7 @@ COMBINATIONS = [
     for f, family in families.items()
     for o in OBJECTIVES
     if not (isinstance(family, PointMass) and o != "log_joint")
-    and not (o == "analytic" and (isinstance(family, Mixture) or w == "hierarchical"))
+    and not (o == "analytic" and (isinstance(family, Mixture | Flow) or w == "hierarchical"))
 ]
 
 
