@@ -8,36 +8,49 @@ from statistics import stdev
 from types import ModuleType
 
 from avi.reproduce import FOLDER, experiments, results
-from avi.rows import Claim, configuration, digest
+from avi.rows import Claim, Row, configuration, digest
+
+Records = dict[str, list[dict]]  # of one experiment, by tier
 
 
 def page(folder: Path = FOLDER) -> str:
     """The ledger in Markdown: how much has been run, and a section for every experiment."""
-    found = list(experiments(folder).values())
-    return "\n\n".join([_summary(found, folder), *(section(module, folder) for module in found)])
+    found = {module: _records(module, folder) for module in experiments(folder).values()}
+    sections = [_section(module, records) for module, records in found.items()]
+    return "\n\n".join([_summary(found), *sections])
 
 
-def _summary(found: list[ModuleType], folder: Path) -> str:
+def _records(module: ModuleType, folder: Path) -> Records:
+    """Read once: every call of `results` loads all experiments."""
+    return {tier: results(module.NAME, tier, folder) for tier in ("full", "mini")}
+
+
+def _summary(found: dict[ModuleType, Records]) -> str:
     rows = sum(len(module.ROWS) for module in found)
-    run = {(m.NAME, r["row"]) for m in found for r in results(m.NAME, "full", folder)}
-    return f"Of {rows} rows, {len(run)} have been run at the full setting so far."
+    run = sum(len({r["row"] for r in records["full"]}) for records in found.values())
+    return f"Of {rows} rows, {run} have been run at the full setting so far."
 
 
 def section(module: ModuleType, folder: Path = FOLDER) -> str:
-    """One experiment: the command that runs it, its table, and how it differs from the paper."""
+    """One experiment's part of the ledger."""
+    return _section(module, _records(module, folder))
+
+
+def _section(module: ModuleType, records: Records) -> str:
+    """The command that runs it, its table, and how it differs from the paper."""
     title, _, rest = inspect.getdoc(module).partition("\n")
-    records = [r for tier in ("full", "mini") for r in results(module.NAME, tier, folder)]
-    devices = sorted({record["device"] for record in records}) or ["no machine yet"]
+    devices = sorted({r["device"] for runs in records.values() for r in runs})
     claims = [row.claim for row in module.ROWS.values()]
     quantities = sorted({f"{c.quantity.replace('_', ' ')} ({c.unit})" for c in claims})
+    measured = "; ".join(devices) or "no machine yet"
     return "\n".join(
         [
             f"## {title.rstrip('.')}",
             f"```\nmake reproduce EXPERIMENT={module.NAME} TIER=full SEEDS=5\n```",
-            f"Shown: {', '.join(quantities)}. Measured on: {'; '.join(devices)}.",
+            f"Shown: {', '.join(quantities)}. Measured on: {measured}.",
             "",
             ":::{div} ledger",
-            *_table(module, folder),
+            *_table(module, records),
             ":::",
             ":::{admonition} Deviations and choices",
             ":class: dropdown",
@@ -47,15 +60,15 @@ def section(module: ModuleType, folder: Path = FOLDER) -> str:
     )
 
 
-def _table(module: ModuleType, folder: Path) -> list[str]:
+def _table(module: ModuleType, records: Records) -> list[str]:
     head = "| Row | Paper | Full | Verdict | Mini | Minutes a run | Last run | Hash |"
-    lines = [_line(module, name, folder) for name in module.ROWS]
+    lines = [_line(name, row, records) for name, row in module.ROWS.items()]
     return [head, "|---|---:|---:|---|---:|---:|---|---|", *lines]
 
 
-def _line(module: ModuleType, name: str, folder: Path) -> str:
-    row = module.ROWS[name].at("full")
-    full, mini = (_records(module, name, tier, folder) for tier in ("full", "mini"))
+def _line(name: str, row: Row, records: Records) -> str:
+    row = row.at("full")
+    full, mini = ([r for r in records[tier] if r["row"] == name] for tier in ("full", "mini"))
     latest = (full or mini or [{}])[-1]
     cells = [
         f"`{name}`",
@@ -68,10 +81,6 @@ def _line(module: ModuleType, name: str, folder: Path) -> str:
         f"`{latest.get('config_hash', digest(configuration(row)))}`",
     ]
     return "| " + " | ".join(cells) + " |"
-
-
-def _records(module: ModuleType, name: str, tier: str, folder: Path) -> list[dict]:
-    return [r for r in results(module.NAME, tier, folder) if r["row"] == name]
 
 
 def _values(claim: Claim, records: list[dict]) -> list[float]:
