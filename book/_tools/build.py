@@ -81,7 +81,8 @@ def with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode
 def stage(project: Project, lessons: dict[str, NotebookNode], source: Path) -> Path:
     """Put together what Sphinx reads, so that neither .venv nor the twins are in its way."""
     shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(project.book, source / "book", ignore=shutil.ignore_patterns("__pycache__"))
+    kept_apart = shutil.ignore_patterns("__pycache__", "instructor")  # the teacher's kit
+    shutil.copytree(project.book, source / "book", ignore=kept_apart)
     shutil.copytree(project.book / "_static", source / "_static")
     shutil.copy(project.root / "_toc.yml", source)
     words = alt_texts(project.book)

@@ -7,7 +7,6 @@ MathJax from sphinx-mathjax-offline.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 from base64 import b64decode
@@ -28,13 +27,18 @@ from store import write_atomic
 
 HERE = Path(__file__).resolve().parent
 TAG = "slide"
-EQUATION = re.compile(
-    r"^`{3,}\{math\}\n:label: (?P<label>eq-\S+)\n(?P<tex>.+?)^`{3,}", re.M | re.S
-)
+EQUATION = re.compile(r"^`{3,}\{math\}\n:label: (?P<label>eq-\S+)\n(?P<tex>.+?)^`{3,}", re.M | re.S)
 CAPTION = re.compile(
     r"\{glue:figure\} (?P<key>\S+)\n(?P<options>(?::\w+:[^\n]*\n)+)\n(?P<text>.+?)\n`{3,}", re.S
 )
 LETTERS = "ABCDEFGH"
+REVEAL = (  # of its many themes and plugins, what the slides load
+    "LICENSE",
+    "dist/reveal.",
+    "dist/theme/white.css",
+    "dist/theme/fonts/source-sans-pro",
+    "plugin/notes",
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ def plain(text: str, book: Book) -> str:
         for label in labels
         if label in book.equations
     ]
-    return "\n\n".join([jinja2.Template(text).render(**book.values), *formulas])
+    template = jinja2.Template(text, undefined=jinja2.StrictUndefined)
+    return "\n\n".join([template.render(**book.values), *formulas])
 
 
 def tagged(tex: str, letter: str) -> str:
@@ -113,7 +118,8 @@ def named(keys: str, book: Book) -> str:
 def deck(chapter: Chapter, lesson: NotebookNode, polls: list[Poll], book: Book) -> NotebookNode:
     """All slides of a chapter as one notebook with reveal.js metadata."""
     aims = "\n".join(f"* {aim}" for aim in chapter.aims)
-    cells = [slide("slide", f"# {chapter.title}\n\nAfter this session you will be able to\n\n{aims}", book)]
+    opening = f"# {chapter.title}\n\nAfter this session you will be able to\n\n{aims}"
+    cells = [slide("slide", opening, book)]
     heading = words = ""
     for cell in lesson.cells:
         if heading_of(cell):
@@ -208,19 +214,17 @@ def write(pages: dict[str, NotebookNode], titles: dict[str, str], folder: Path) 
     """Each deck into `folder`, and beside them what they load."""
     for name, notebook in pages.items():
         write_atomic(folder / f"{name}.html", export(notebook, titles[name]))
-    reveal = Path(importlib.util.find_spec("sphinx_revealjs").origin).parent
-    shutil.copytree(
-        reveal / "_static" / "revealjs",
-        folder / "static" / "reveal",
-        ignore=shutil.ignore_patterns("*.map"),
-        dirs_exist_ok=True,
-    )
-    (folder / "static" / "mathjax").mkdir(exist_ok=True)
-    shutil.copy(mathjax(), folder / "static" / "mathjax")
-    shutil.copy(HERE / "slides" / "slides.css", folder / "static")
+    static = folder / "static"
+    for part in files("sphinx-revealjs") or []:
+        inside = str(part).partition("/revealjs/")[2]
+        if inside.startswith(REVEAL) and not inside.endswith(".map"):
+            copy(part.locate(), static / "reveal" / inside)
+    for part in files("sphinx-mathjax-offline") or []:
+        if part.name == "tex-svg.js":
+            copy(part.locate(), static / "mathjax" / part.name)
+    copy(HERE / "slides" / "slides.css", static / "slides.css")
 
 
-def mathjax() -> Path:
-    """MathJax in one file; its package has a name that Python cannot import."""
-    parts = files("sphinx-mathjax-offline") or []
-    return next(Path(part.locate()) for part in parts if part.name == "tex-svg.js")
+def copy(file: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, to)

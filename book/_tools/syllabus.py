@@ -59,11 +59,11 @@ def times(chapters: list[Chapter]) -> str:
 def one_day(chapters: list[Chapter]) -> str:
     """As many sessions from the start of the course as fit, then the last one's lesson."""
     taught = chapters[: DAY // SESSION]
-    left = chapters[len(taught) :]
+    left = ", ".join(chapter.title for chapter in chapters[len(taught) :])
     text = f"""## One day
 
 The first {len(taught)} chapters, {DAY} minutes of teaching. Ask for the reading beforehand:
-{sum(c.reading for c in taught)} minutes. What is left for later: {", ".join(c.title for c in left)}."""
+{sum(c.reading for c in taught)} minutes. What is left for later: {left}."""
     return text + "\n\n" + table(["from", "to", "what"], timetable(taught))
 
 
@@ -133,10 +133,10 @@ def semester(chapters: list[Chapter]) -> str:
     weeks = len(chapters) + PROJECT_WEEKS
     text = f"""## A semester
 
-{weeks} weeks with two meetings of {SESSION} minutes. The first is the chapter's session; the second a lab,
-with the lesson and the exercises named here, as many as fit in order. Reading and the other
-exercises are homework. Weeks {len(chapters) + 1} to {weeks} belong to the projects of the last
-chapter: choose in the first meeting, present in the last."""
+{weeks} weeks with two meetings of {SESSION} minutes. The first is the chapter's session; the
+second a lab, with the lesson and the exercises named here, as many as fit in order. Reading and
+the other exercises are homework. Weeks {len(chapters) + 1} to {weeks} belong to the projects of
+the last chapter: choose in the first meeting, present in the last."""
     head = ["week", "chapter", "lab", "lab, min", "homework, min"]
     return text + "\n\n" + table(head, [*rows, total])
 
