@@ -123,7 +123,8 @@ def deck(chapter: Chapter, lesson: NotebookNode, polls: list[Poll], book: Book) 
     heading = words = ""
     for cell in lesson.cells:
         if heading_of(cell):
-            heading = f"## {heading_of(cell)}"
+            cells += [slide("slide", f"{heading}\n\n{words}", book)] if words else []
+            heading, words = f"## {heading_of(cell)}", ""
         if TAG not in cell.metadata.get("tags", []):
             continue
         if cell.cell_type == "markdown" and "{eq}" not in cell.source:
