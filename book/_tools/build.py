@@ -27,7 +27,10 @@ from worked import units
 
 from avi.ledger import page
 
-FIGURE = re.compile(r"\{glue:figure\} (?P<key>\S+)\n(?::\w+:.*\n)*?:alt: (?P<alt>.+)\n")
+FIGURE = re.compile(
+    r"\{glue:figure\} (?P<key>\S+)\n:doc: \.\./lessons/(?P<lesson>\w+)\.ipynb\n"
+    r"(?::\w+:.*\n)*?:alt: (?P<alt>.+)\n"
+)
 
 
 class BuildError(Exception):
@@ -87,7 +90,7 @@ def stage(project: Project, lessons: dict[str, NotebookNode], source: Path) -> P
     shutil.copy(project.root / "_toc.yml", source)
     words = alt_texts(project.book)
     for name, notebook in lessons.items():
-        page = with_alt_texts(without_widgets(notebook), words)
+        page = with_alt_texts(without_widgets(notebook), words.get(name, {}))
         write_notebook(page, source / "lessons" / f"{name}.ipynb")
     config = yaml.safe_load((project.root / "_config.yml").read_text(encoding="utf-8"))
     values = expected_values(project)
@@ -110,10 +113,13 @@ def without_widgets(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def alt_texts(book: Path) -> dict[str, str]:
-    """{figure's key: its alt text}, as the chapters give them."""
-    found = (FIGURE.finditer(page.read_text(encoding="utf-8")) for page in book.glob("*.md"))
-    return {match["key"]: match["alt"] for matches in found for match in matches}
+def alt_texts(book: Path) -> dict[str, dict[str, str]]:
+    """{lesson: {figure's key: its alt text}}, as the chapters give them."""
+    words: dict[str, dict[str, str]] = {}
+    for page in book.glob("*.md"):
+        for figure in FIGURE.finditer(page.read_text(encoding="utf-8")):
+            words.setdefault(figure["lesson"], {})[figure["key"]] = figure["alt"]
+    return words
 
 
 def with_alt_texts(notebook: NotebookNode, words: dict[str, str]) -> NotebookNode:
