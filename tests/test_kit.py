@@ -97,8 +97,8 @@ def cells(text, title):
     """The rows of a section's table as lists of text, head and rule left out."""
     part = re.split(r"^## ", text, flags=re.M)
     table = next(section for section in part if section.startswith(title))
-    lines = [line.strip("| ") for line in table.splitlines() if line.startswith("|")]
-    return [re.split(r" *\| ?", line) for line in lines[2:]]
+    lines = [line[1:-1] for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")] for line in lines[2:]]
 
 
 def minutes_of(name):
@@ -157,6 +157,17 @@ def test_a_semester_gives_each_exercise_to_the_lab_or_to_homework():
         assert int(row[3]) + int(row[4]) == minutes_of(chapter.name) + chapter.reading
     for column in (3, 4):
         assert int(total[column].strip("*")) == sum(int(row[column]) for row in rows)
+
+
+def test_a_semester_names_the_assignment_of_a_chapter(tmp_path):
+    *rows, _ = cells(syllabus.page(CHAPTERS, ["gap", "museum"]), "A semester")
+    named = [row[5] for row in rows]
+    assert named == ["`gap`" if chapter.name == "gap" else "" for chapter in CHAPTERS]
+    for name in ("gap/gap.py", "gap/checks.py", "notes/readme.py"):
+        path = tmp_path / "assignments" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert instructor.assignments(Project(tmp_path)) == ["gap"]
 
 
 def test_the_day_s_hours_are_those_of_its_blocks():

@@ -116,8 +116,8 @@ def without_widgets(notebook: NotebookNode) -> NotebookNode:
 def alt_texts(book: Path) -> dict[str, dict[str, str]]:
     """{lesson: {figure's key: its alt text}}, as the chapters give them."""
     words: dict[str, dict[str, str]] = {}
-    for page in book.glob("*.md"):
-        for figure in FIGURE.finditer(page.read_text(encoding="utf-8")):
+    for path in book.glob("*.md"):
+        for figure in FIGURE.finditer(path.read_text(encoding="utf-8")):
             words.setdefault(figure["lesson"], {})[figure["key"]] = figure["alt"]
     return words
 

@@ -66,13 +66,22 @@ def stage(project: Project, folder: Path) -> Path:
     for path in (project.book / "instructor").glob("*.md"):
         text = borrowed(path.read_text(encoding="utf-8"), book.equations)
         write_atomic(folder / path.name, with_slides(text, path.stem, chapters))
-    write_atomic(folder / "syllabi.md", syllabus.page(chapters))
+    write_atomic(folder / "syllabi.md", syllabus.page(chapters, assignments(project)))
     names = [chapter.name for chapter in chapters]
     pages = [{"file": name} for name in ("syllabi", "jupyterhub", "colab", *names)]
     toc = {"format": "jb-book", "root": "index", "chapters": pages}
     write_atomic(folder / "_toc.yml", yaml.safe_dump(toc, sort_keys=False))
     write_atomic(folder / "_config.yml", yaml.safe_dump(settings(project)))
     return folder
+
+
+def assignments(project: Project) -> list[str]:
+    """The names of the assignments that can be set."""
+    return [
+        path.stem
+        for path in (project.root / "assignments").glob("*/*.py")
+        if path.stem == path.parent.name
+    ]
 
 
 def borrowed(text: str, equations: dict[str, str]) -> str:

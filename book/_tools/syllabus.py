@@ -7,6 +7,7 @@ all three plans by itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import combinations
 
 from kit import SESSION, Chapter, Exercise
@@ -18,10 +19,10 @@ BREAK, LUNCH = 15, 60
 START = 9 * 60
 
 
-def page(chapters: list[Chapter]) -> str:
-    """All three as one page."""
+def page(chapters: list[Chapter], assigned: Iterable[str] = ()) -> str:
+    """All three as one page; `assigned` names the chapters that have an assignment."""
     parts = [INTRODUCTION, times(chapters), one_day(chapters), two_weeks(chapters)]
-    return "\n\n".join([*parts, semester(chapters)]) + "\n"
+    return "\n\n".join([*parts, semester(chapters, set(assigned))]) + "\n"
 
 
 INTRODUCTION = f"""# Syllabi
@@ -125,27 +126,30 @@ def split(chapters: list[Chapter], n_days: int) -> list[list[Chapter]]:
 # A semester
 
 
-def semester(chapters: list[Chapter]) -> str:
+def semester(chapters: list[Chapter], assigned: set[str]) -> str:
     """A week for each chapter, two meetings a week, and projects at the end."""
-    rows = [week(number, chapter) for number, chapter in enumerate(chapters, 1)]
+    rows = [week(number, chapter, assigned) for number, chapter in enumerate(chapters, 1)]
     total = ["**all**", f"**{len(chapters)} chapters**", ""]
-    total += [f"**{sum(row[k] for row in rows)}**" for k in (3, 4)]
+    total += [f"**{sum(row[k] for row in rows)}**" for k in (3, 4)] + [""]
     weeks = len(chapters) + PROJECT_WEEKS
     text = f"""## A semester
 
 {weeks} weeks with two meetings of {SESSION} minutes. The first is the chapter's session; the
 second a lab, with the lesson and the exercises named here, as many as fit in order. Reading and
-the other exercises are homework. Weeks {len(chapters) + 1} to {weeks} belong to the projects of
-the last chapter: choose in the first meeting, present in the last."""
-    head = ["week", "chapter", "lab", "lab, min", "homework, min"]
+the other exercises are homework. An assignment, where there is one, takes one to two hours more.
+Weeks {len(chapters) + 1} to {weeks} belong to the projects of the last chapter: choose in the
+first meeting, present in the last."""
+    head = ["week", "chapter", "lab", "lab, min", "homework, min", "assignment"]
     return text + "\n\n" + table(head, [*rows, total])
 
 
-def week(number: int, chapter: Chapter) -> list[object]:
+def week(number: int, chapter: Chapter, assigned: set[str]) -> list[object]:
     lab = in_lab(chapter)
     spent = sum(exercise.minutes for exercise in lab)
     named = "; ".join(exercise.title for exercise in lab)
-    return [number, chapter.title, named, spent, chapter.reading + practice(chapter) - spent]
+    home = chapter.reading + practice(chapter) - spent
+    task = f"`{chapter.name}`" if chapter.name in assigned else ""
+    return [number, chapter.title, named, spent, home, task]
 
 
 def in_lab(chapter: Chapter) -> list[Exercise]:
