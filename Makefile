@@ -18,7 +18,7 @@ CLUSTER = .venv-cluster
 PYTEST = "$(PY)" -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test test-slow lab notebooks expected bench reproduce grid lock clean distclean
+.PHONY: help env book instructor test test-slow lab notebooks expected bench reproduce grid lock clean distclean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ env:  ## create .venv from requirements.lock (the other targets do this themselv
 
 book: env  ## run the lessons that changed and build the site into _build/html
 	@"$(PY)" book/_tools/build.py
+
+instructor: env  ## build the teacher's kit into _build/instructor: plans, polls, slides, syllabi
+	@"$(PY)" book/_tools/instructor.py
 
 test: env  ## run all tests, the lessons and the book's build included
 	$(PYTEST) --nbval --nbval-current-env --nbval-cell-timeout 300 tests $(wildcard lessons)
