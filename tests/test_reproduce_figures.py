@@ -1,6 +1,5 @@
 """The figures' rows: maps of a bound, and what is read off them, against sampling and search."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
