@@ -156,8 +156,8 @@ DEVIATIONS = {
     "paper. Each image is normalised by itself where the published encoder has batch norm. Output "
     "probabilities are not clipped, the reported bound is the mean of two draws, and epochs are "
     "compared by the bound with the full weight of the KL.",
-    "pixelcnn": "The published code has no such row for images; ours is the decoder without maps "
-    "of z, trained as the others are.",
+    "pixelcnn": "The decoder without maps of z, trained as the others are: our reading of the "
+    "baseline.",
     "svi*": "The clip of a refinement step acts on the whole of lambda.",
     "vae+svi*": "The clip of a refinement step acts on the whole of lambda.",
     "savae*": "Gradients through refinement are exact where the published code takes finite "
