@@ -1,4 +1,4 @@
-"""Figures 3 to 5 of Marino et al. (2018): a learned step against optimisers on one frozen decoder.
+"""Figure 4 of Marino et al. (2018): a learned step against optimisers on one frozen decoder.
 
 The paper shows curves and no numbers: the learned step is above SGD, momentum, RMSProp and Adam
 from the first iterations to the last, and stays where it is for hundreds of iterations although it

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import textwrap
 from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -48,7 +50,7 @@ def _summary(found: dict[ModuleType, Records]) -> str:
             f"Of {rows} rows, {run} have been run at the full setting so far.",
             "",
             ":::{div} ledger",
-            "| Experiment | Rows | In full | Reproduced | Partly | Not | Open | In small |",
+            "| Experiment | Rows | Full | Reproduced | Partly | Not | Open | Mini |",
             "|---|---:|---:|---:|---:|---:|---:|---:|",
             *(_totals(module, records) for module, records in found.items()),
             ":::",
@@ -94,7 +96,7 @@ def _section(module: ModuleType, records: Records) -> str:
             ":::{div} ledger",
             *_table(module, records),
             ":::",
-            *_box("What is measured", f"```text\n{rest.strip()}\n```"),
+            *_box("What is measured", _prose(rest)),
             *_box("Deviations and choices", *_statements(module)),
         ]
     )
@@ -102,6 +104,17 @@ def _section(module: ModuleType, records: Records) -> str:
 
 def _box(title: str, *lines: str) -> list[str]:
     return [f":::{{admonition}} {title}", ":class: dropdown", *lines, ":::"]
+
+
+def _prose(text: str) -> str:
+    """A docstring as Markdown: paragraphs flow, what is indented stays as it is."""
+    return "\n\n".join(_paragraph(part) for part in text.strip("\n").split("\n\n"))
+
+
+def _paragraph(part: str) -> str:
+    if "\n " in part or part.startswith(" "):
+        return f"```text\n{textwrap.dedent(part)}\n```"
+    return re.sub(r"(`[^`]*`)|([*$<\[\\])", lambda found: found[1] or "\\" + found[2], part)
 
 
 def _statements(module: ModuleType) -> list[str]:
