@@ -1,5 +1,6 @@
 """The figures' rows: maps of a bound, and what is read off them, against sampling and search."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,3 +119,43 @@ def test_a_language_model_has_the_same_perplexity_after_any_number_of_steps():
     curve = module.sweep(row, trained, learner.method.init, gen())
     want = module.text.measure(training, learner.model, learner.method, test)["perplexity"]
     assert list(curve.values()) == pytest.approx([want, want], rel=1e-6)
+
+
+NEW = ("iai-plane", "iai-figure5", "rme-images", "savae-figure1", "savae-figure2", "savae-table3")
+
+
+@pytest.mark.parametrize("experiment", NEW)
+def test_rows_are_the_papers_size_at_full_and_need_no_files_in_small(experiment):
+    for name, row in FOUND[experiment].ROWS.items():
+        assert row.at("full") == row, name
+        small = row.at("smoke")
+        data = getattr(getattr(small, "training", small), "data", "")
+        assert data in ("", "few digits", "made colours", "small grammar"), name
+        assert row.claim.paper is None, "no number that could be checked belongs to these data"
+
+
+def test_adam_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    """The second epoch needs the moments of the first: the checkpoint has them."""
+    module = FOUND["savae-table3"]
+    row = module.ROWS["savae-10"].at("smoke")
+    want, judge = row.run(1, tmp_path / "whole"), module.Learner.judge
+
+    def interrupted(learner, value):
+        if learner.epoch:
+            raise KeyboardInterrupt
+        judge(learner, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Learner, "judge", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            row.run(1, tmp_path / "half")
+    assert (tmp_path / "half").exists()
+    assert row.run(1, tmp_path / "half") == want
+
+
+def test_halved_images_are_means_of_two_by_two():
+    halved = sys.modules["_sources"].halved
+    x = torch.arange(32.0).view(2, 16)
+    want = x.view(2, 2, 2, 2, 2).mean((2, 4)).flatten(1)
+    assert torch.equal(halved(x, (4, 4)), want)
+    assert want[0].tolist() == [2.5, 4.5, 10.5, 12.5]
