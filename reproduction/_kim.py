@@ -95,12 +95,15 @@ class Training:
             settings,
             objective=self.objective(),
             observe=self.observe,
-            make_optimiser=lambda p, lr: Sgd(p, lr, row.max_norm, row.weight_decay),
+            make_optimiser=self.optimiser,
             progress=False,
         )
         self.judge(self.score())
         self.epoch += 1
         self.save()
+
+    def optimiser(self, parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        return Sgd(parameters, lr, self.row.max_norm, self.row.weight_decay)
 
     def objective(self) -> Callable[[int], elbo]:
         if not self.row.beta_epochs:
@@ -127,7 +130,12 @@ class Training:
     def save(self) -> None:
         kept = {f"kept.{name}": tensor for name, tensor in self.kept.items()}
         meta = {"epoch": self.epoch, "lr": self.lr, "best": self.best_value}
-        ckpt.write(self.path, self._weights() | kept, meta | {"halving": self.halving})
+        tensors = self._weights() | kept | self.more()
+        ckpt.write(self.path, tensors, meta | {"halving": self.halving})
+
+    def more(self) -> dict[str, Tensor]:
+        """What else a checkpoint has to hold: plain SGD remembers nothing."""
+        return {}
 
     def resume(self) -> None:
         if not self.path.exists():

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from _sources import SOURCES
 from torch import Tensor, nn
 
-from avi import data
 from avi.batches import Batches
 from avi.core import Family, Problem
-from avi.data import bags
-from avi.data.dataset import Observe, dequantise
+from avi.data.dataset import Observe
 from avi.evaluation import (
     Evidence,
     bits_per_dim,
@@ -32,8 +31,8 @@ from avi.families import DiagGaussian, MeanField, TopDown
 from avi.gradients import Detached, Unrolled
 from avi.inference import Refine, direct, iterative
 from avi.learned import Errors, LogSign, WithData, learned_step, recurrent_step
-from avi.models import Hierarchical, gaussian_mlp, multinomial_mlp
-from avi.models.image import Bernoulli, Counts, DeepLatentGaussian, GaussianNoise, Likelihood
+from avi.models import Hierarchical
+from avi.models.image import DeepLatentGaussian, GaussianNoise, Likelihood
 from avi.nets import highway_mlp, mlp
 from avi.objectives import elbo
 from avi.rows import Claim, added
@@ -50,7 +49,7 @@ class Row:
     inference: str  # a key of INFERENCES
     paper: float | None = None  # -log p(x) in the paper's table, or its perplexity
     paper_pm: float | None = None  # what the paper prints after the ±, of a kind it does not name
-    data: str = "mnist"
+    data: str = "mnist"  # a key of SOURCES
     dims: tuple[int, ...] = (64,)
     hidden: tuple[int, ...] = (512, 512)  # of the decoder, of each prior, of encoder or step
     n_steps: int = 5
@@ -216,72 +215,6 @@ class World:
 class Trained(NamedTuple):
     method: Refine
     best: Best
-
-
-class Source(NamedTuple):
-    train: Tensor | Batches
-    valid: Tensor
-    test: Tensor
-    observe: Observe
-    likelihood: Likelihood
-    is_text: bool
-
-
-def images(name: str) -> Source:
-    loaded = data.load(name)
-    fixed = [loaded.evaluation(s, torch.Generator().manual_seed(0)) for s in ("valid", "test")]
-    return Source(loaded.train, *fixed, loaded.observe, Bernoulli(), False)
-
-
-def news() -> Source:
-    """20 Newsgroups, a stand-in for RCV1 and not the paper's data."""
-    loaded = data.load("20news")
-    return Source(loaded.train, loaded.valid, loaded.test, loaded.observe, Counts(), True)
-
-
-def rcv1() -> Source:
-    loaded = bags.load_rcv1()
-    valid, test = (part[torch.arange(len(part))] for part in (loaded.valid, loaded.test))
-    return Source(loaded.train, valid, test, data.as_is, Counts(), True)
-
-
-def any_value() -> GaussianNoise:
-    """One output variance for all values, learned from about the spread of a photograph's."""
-    return GaussianNoise(-3.0)
-
-
-def colours(name: str) -> Source:
-    """Bytes made continuous."""
-    return images(name)._replace(likelihood=any_value())
-
-
-def made_colours() -> Source:
-    """Bytes from a random model, to try the code on."""
-    truth = gaussian_mlp([4, 48], torch.Generator().manual_seed(0))
-    x = (255 * truth.sample(600, torch.Generator().manual_seed(1)).sigmoid()).round() / 255
-    train, *held = x.split([400, 100, 100])
-    seen = [dequantise(part, torch.Generator().manual_seed(2)) for part in held]
-    return Source(train, *seen, dequantise, any_value(), False)
-
-
-def made_counts() -> Source:
-    """Documents of 30 words drawn from a random model, to try the code on."""
-    truth = multinomial_mlp([4, 40], torch.Generator().manual_seed(0))
-    truth.likelihood.length = 30
-    x = truth.sample(600, torch.Generator().manual_seed(1))
-    return Source(*x.split([400, 100, 100]), data.as_is, Counts(), True)
-
-
-SOURCES: dict[str, Callable[[], Source]] = {
-    "mnist": lambda: images("mnist"),
-    "digits": lambda: images("digits"),
-    "20news": news,
-    "rcv1": rcv1,
-    "made counts": made_counts,
-    "cifar10": lambda: colours("cifar10"),
-    "svhn": lambda: colours("svhn"),
-    "made colours": made_colours,
-}
 
 
 def decoder_of(row: Row, n_x: int, likelihood: Likelihood, generator: torch.Generator) -> nn.Module:

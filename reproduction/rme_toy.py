@@ -295,3 +295,8 @@ ADDED = {
 }
 
 ROWS = CRITERIA | VARIATIONS | ADDED
+
+DEVIATIONS = {
+    "*": "A test of ours, in no paper: there is nothing to deviate from. Worlds, networks and "
+    "schedules are our choice, and so is the number of epochs that counts as full.",
+}

@@ -339,3 +339,10 @@ ROWS = {
     "recursive-mixture": Row("recursive"),
     "flow": Row("flow"),
 }
+
+DEVIATIONS = {
+    "*": "A comparison of ours, in no paper: there is nothing to deviate from. Model, training and "
+    "sizes are our choice, the same for every row.",
+    "svi": "Climbs with steps twice as long, having further to go from the prior.",
+    "savae": "Refinement by momentum without a clip, differentiated exactly.",
+}

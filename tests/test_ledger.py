@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import fmean, median
 
@@ -16,7 +17,10 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENT = '''
 """Table 9: a number.
 
-Ours differs from the paper's by a lot.
+Ours differs from the paper's by a lot, $n * m$ of it, and `a*b` stays.
+
+    one    two
+      three
 """
 
 from dataclasses import dataclass, replace
@@ -48,6 +52,8 @@ ROWS = {
     "good": Row(-1.0, -0.5, 0.6), "far": Row(5.0, 0.0, 1.0), "near": Row(3.0, 3.0, 0.5),
     "wild": Row(7.0), "unrun": Row(9.0, 9.0, 1.0),
 }
+
+DEVIATIONS = {"[gfn]*": "Other data.", "good": "Another seed.", "wild": "Too large a number."}
 '''
 
 
@@ -87,9 +93,36 @@ def test_a_row_names_its_configuration_and_date(folder):
 def test_the_page_says_how_much_was_run_and_what_differs(folder):
     text = ledger.page(folder)
     assert "Of 5 rows, 4 have been run" in text
-    assert "Ours differs from the paper's by a lot." in text
+    assert r"differs from the paper's by a lot, \$n \* m\$ of it, and `a*b` stays." in text
+    assert "```text\none    two\n  three\n```" in text
     assert "make reproduce EXPERIMENT=nine TIER=full" in text
     assert "Shown: value (nats)." in text
+
+
+def test_the_summary_counts_rows_runs_and_verdicts(folder):
+    (line,) = (x for x in ledger.page(folder).splitlines() if x.startswith("| [`nine`]"))
+    counts = [cell.strip() for cell in line.strip("|").split("|")][1:]
+    assert counts == ["5", "4", "1", "1", "1", "", "1"]  # wild has no number, unrun no run
+
+
+def test_a_row_has_all_statements_that_fit_it_and_the_page_names_the_rows(folder):
+    module = reproduce.experiments(folder)["nine"]
+    assert ledger.deviations(module, "good") == ["Other data.", "Another seed."]
+    assert ledger.deviations(module, "unrun") == []
+    text = ledger.section(module, folder)
+    box = text[text.index("Deviations and choices") :]
+    assert "* **`good`, `far`, `near`.** Other data." in box
+    assert "* **`good`.** Another seed." in box
+    assert "* Nothing is stated for `unrun`." in box
+
+
+def test_every_row_says_how_it_differs_from_its_paper(found):
+    """And every statement is about a row."""
+    for module in found.values():
+        for name in module.ROWS:
+            assert any(text.strip() for text in ledger.deviations(module, name)), name
+        for pattern in module.DEVIATIONS:
+            assert any(fnmatchcase(name, pattern) for name in module.ROWS), (module.NAME, pattern)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +170,8 @@ def found():
     return reproduce.experiments(ROOT / "reproduction")
 
 
-def test_every_row_of_every_experiment_has_a_claim_among_its_values(found):
+def test_every_row_of_every_experiment_has_a_claim_among_its_values(found, monkeypatch):
+    monkeypatch.setattr(reproduce, "experiments", lambda folder: found)  # loaded once, not 66 times
     for name, module in found.items():
         for tier in TIERS:
             for record in reproduce.results(name, tier, ROOT / "reproduction"):

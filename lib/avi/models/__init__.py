@@ -13,6 +13,7 @@ from avi.models.image import (
     multinomial_mlp,
 )
 from avi.models.linear_gaussian import AffineEncoder, LinearGaussian
+from avi.models.pixels import PixelEncoder, PixelVAE
 from avi.models.sequence import SequenceEncoder, SequenceModel, oracle, uniform_
 from avi.models.text import TextEncoder, TextVAE, drawn, keyed, most_likely
 
@@ -30,6 +31,8 @@ __all__ = [
     "Hierarchical",
     "LinearGaussian",
     "NormalNormal",
+    "PixelEncoder",
+    "PixelVAE",
     "Saw",
     "SequenceEncoder",
     "SequenceModel",
