@@ -22,7 +22,10 @@ LOOKS = {
     Tensor.__index__: lambda t: 0,
     Tensor.__float__: lambda t: 0.0,
 }
-MOVES = {Tensor.to, Tensor.copy_, Tensor.__getitem__, Tensor.data.__set__}
+MOVES = {
+    Tensor.to, Tensor.copy_, Tensor.__getitem__, Tensor.data.__set__,
+    torch._has_compatible_shallow_copy_type,  # asked while a module moves
+}  # fmt: skip
 
 
 class Valueless(TorchFunctionMode):
