@@ -1,6 +1,7 @@
 """Every experiment runs on another device than the CPU: nothing it computes with is left behind.
 
-On torch's meta device, whose tensors have no values (`valueless`), so what comes out means nothing.
+Three steps of training and all of the evaluation,
+on torch's meta device, whose tensors have no values (`valueless`): what comes out means nothing.
 """
 
 import math
@@ -46,6 +47,7 @@ def elsewhere(monkeypatch):
     for module in [device, training, *modules_with("seeded")]:
         monkeypatch.setattr(module, "seeded", mode.seeded)
     monkeypatch.setattr(device, "_chosen", torch.device("meta"))
+    monkeypatch.setattr(training, "_bar", lambda steps, run, progress: steps[:3])
     recorded = partial(fast.Fast, record=fast.called)
     monkeypatch.setattr(training, "_usual_path", lambda where: recorded)
     # whose fused form knows real devices only; it is torch's own and no concern here
@@ -65,10 +67,16 @@ def from_reproduction(module) -> bool:
     return Path(getattr(module, "__file__", None) or "/").parent == FOLDER
 
 
-@pytest.mark.parametrize(
-    ("experiment", "name"),
-    [(e, n) for e, m in EXPERIMENTS.items() for n in [next(iter(m.ROWS)), *ROWS.get(e, [])]],
-)
+QUICK = [("avi-linear", "degree-2"), ("avi-bnn", "published/width-64"), ("rme-digits", "joint/2")]
+REST = [
+    pytest.param(experiment, name, marks=pytest.mark.slow)
+    for experiment, module in EXPERIMENTS.items()
+    for name in [next(iter(module.ROWS)), *ROWS.get(experiment, [])]
+    if (experiment, name) not in QUICK
+]
+
+
+@pytest.mark.parametrize(("experiment", "name"), QUICK + REST)
 def test_a_row_leaves_nothing_on_the_cpu(experiment, name, tmp_path, elsewhere):
     row = EXPERIMENTS[experiment].ROWS[name].at("smoke")
     with elsewhere:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 # What looks at a value, and what it then sees.
 LOOKS = {
@@ -46,7 +45,7 @@ class Valueless(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        parts = tree_leaves((args, kwargs))
+        parts = list(leaves((*args, *kwargs.values())))
         tensors = [part for part in parts if isinstance(part, Tensor)]
         if func in LOOKS and tensors and tensors[0].is_meta:
             if not self.looks:
@@ -65,6 +64,14 @@ class Valueless(TorchFunctionMode):
         for part in parts:
             if isinstance(part, torch.Generator) and (part in self.own) != drawn:
                 raise AssertionError(f"{func.__name__} with a generator of another device")
+
+
+def leaves(parts):
+    for part in parts:
+        if isinstance(part, list | tuple):
+            yield from leaves(part)
+        else:
+            yield part
 
 
 def all_of(index):
