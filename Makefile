@@ -47,13 +47,15 @@ notebooks: env  ## run again the stored notebooks whose library or versions chan
 expected: env  ## compute the lessons' expected values and tolerances anew (five seeds)
 	@"$(PY)" book/_tools/expected.py
 
-bench: env  ## time training steps: SA-VAE against finite differences, iterative against its floor
+bench: env  ## time training steps: SA-VAE against finite differences, others against floors
 	@"$(PY)" benchmarks/semi_amortized.py
 	@"$(PY)" benchmarks/iterative.py
+	@"$(PY)" benchmarks/device.py
 
-reproduce: env  ## run a table's rows: EXPERIMENT=savae-table1 TIER=full ROWS='oracle/*' SEEDS=5
+reproduce: env  ## run a table's rows: EXPERIMENT=avi-saw TIER=full ROWS='p*' SEEDS=5 DEVICE=cuda TOGETHER=2
 	@"$(PY)" -m avi.reproduce $(or $(EXPERIMENT),--list) --tier $(or $(TIER),smoke) \
-		--rows "$(or $(ROWS),*)" --seeds $(or $(SEEDS),1)
+		--rows "$(or $(ROWS),*)" --seeds $(or $(SEEDS),1) \
+		--device $(or $(DEVICE),auto) --together $(or $(TOGETHER),1)
 
 grid: PROFILE ?= local
 grid: env $(CLUSTER)/complete  ## the same rows as jobs: PROFILE=local or slurm, or a folder of your own
