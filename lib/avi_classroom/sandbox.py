@@ -32,11 +32,16 @@ EXCEPTIONS = {
 
 @dataclass(frozen=True)
 class Task:
-    """The calls of one task; `through` is the source of calls.py, or nothing."""
+    """Calls of one function; `through` is the source of calls.py, or nothing.
+
+    `instead` is source that runs first, in the task's own process: another answer to the task.
+    """
 
     name: str
     calls: Sequence[Call]
     through: str = ""
+    function: str = ""  # if not the task's name
+    instead: str = ""
 
 
 @dataclass
@@ -172,7 +177,8 @@ def _converse(process, watch, report, seen, cells, tasks, limits) -> None:
 
 def _request(task: Task) -> dict:
     calls = [{"kind": call.kind, "args": list(call.args)} for call in task.calls]
-    return {"name": task.name, "through": task.through, "calls": calls}
+    request = {"name": task.name, "function": task.function or task.name}
+    return request | {"through": task.through, "instead": task.instead, "calls": calls}
 
 
 def _send(pipe: BinaryIO, request: dict) -> None:
