@@ -31,6 +31,7 @@ from avi_classroom.tasks import Limits
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUDENT = 'STUDENT = "your-id"'
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 TAGS = {"solution", "answer", "check", "demo"}
 STUBS = Config(
     ClearSolutions={
@@ -114,7 +115,7 @@ class Assignment:
         return self._notebook(strip=True)
 
     def _notebook(self, strip: bool) -> NotebookNode:
-        notebook = nbformat.v4.new_notebook(metadata=_metadata(self.master))
+        notebook = nbformat.v4.new_notebook(metadata=_metadata())
         notebook.cells = [_cell(cell, k, self.name) for k, cell in enumerate(self.master.cells)]
         notebook.cells.insert(1, self._overview())
         steps = [CheckCellMetadata, ClearOutput, LockCells, ComputeChecksums]
@@ -158,10 +159,9 @@ def points(cell: NotebookNode) -> float:
     return float(given[0]) if given else 0.0
 
 
-def _metadata(master: NotebookNode) -> dict:
+def _metadata() -> dict:
     """Kernel and language only: a pairing header would bring the answers back."""
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    return {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return {"kernelspec": dict(KERNEL), "language_info": {"name": "python"}}
 
 
 def _cell(cell: NotebookNode, number: int, assignment: str) -> NotebookNode:
