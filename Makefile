@@ -18,9 +18,8 @@ CLUSTER = .venv-cluster
 PYTEST = "$(PY)" -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test test-slow lab notebooks expected bench reproduce grid lock clean distclean \
-	release grade feedback grades student
-
+.PHONY: help env book test test-slow lab notebooks expected bench reproduce grid lock clean distclean
+.PHONY: release grade feedback grades student
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile

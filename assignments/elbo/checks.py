@@ -4,10 +4,10 @@ import math
 import zlib
 
 import torch
-from avi_classroom.tasks import Function, Part, Personal, Tests, exercise, normal, within
 from torch import Generator
 
 from avi.check import bounds, gaussian
+from avi_classroom.tasks import Function, Part, Personal, Tests, exercise, normal, within
 
 # --- the linear-Gaussian model with one coordinate each -------------------------------------------
 

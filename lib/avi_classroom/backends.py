@@ -23,7 +23,7 @@ MEGABYTE = 2**20
 INSIDE = Path(__file__).parent / "sandboxed"
 LIBRARY = Path(avi.__file__).resolve().parent
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-SETTINGS = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/fonts", "/etc/localtime")
+SETTINGS = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "fonts", "localtime")
 # User ids that no system hands out. One for each sandbox at a time, because the kernel counts
 # processes by user: two fork bombs must not use up each other's allowance.
 USERS = itertools.cycle(range(1_990_000_000, 1_990_000_500))
@@ -100,7 +100,7 @@ def _system() -> list[str]:
             binds += ["--symlink", os.readlink(path), str(path)]
         elif path.is_dir():
             binds += ["--ro-bind", str(path), str(path)]
-    return binds + sum((["--ro-bind-try", path, path] for path in SETTINGS), [])
+    return binds + sum((["--ro-bind-try", f"/etc/{n}", f"/etc/{n}"] for n in SETTINGS), [])
 
 
 def _python() -> list[str]:

@@ -65,7 +65,8 @@ def _summary(assignment: Assignment, room: Room, student: str) -> str:
             grade = book.find_grade(item.name, name, name, student)
             comment = book.find_comment(item.name, name, name, student).comment
             got = "to be marked" if grade.needs_manual_grade else f"{grade.score:g}"
-            rows.append((f"<code>{item.name}</code>", got, f"{item.points:g}", _safe(comment or "")))
+            task = f"<code>{item.name}</code>"
+            rows.append((task, got, f"{item.points:g}", _safe(comment or "")))
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     head = "<tr><th>task</th><th>points</th><th>of</th><th></th></tr>"
     remarks = _list(room.report(student, name).get("remarks", []))

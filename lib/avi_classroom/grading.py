@@ -1,4 +1,4 @@
-"""`make grade`: a folder of submissions into the gradebook, two at a time, none stopping another."""
+"""`make grade`: a folder of submissions into the gradebook, two at a time, none stops another."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from avi_classroom import scoring, store
-from avi_classroom.master import Assignment, Unusable
 from avi_classroom.copies import harmless
+from avi_classroom.master import Assignment, Unusable
 from avi_classroom.scoring import LARGEST, Scored
 from avi_classroom.store import Room
 from avi_classroom.tasks import Verdict
@@ -121,7 +121,7 @@ def grade(
 
 
 def _attempt(assignment: Assignment, one: Submission, room: Room, back_end: Any):
-    """The notebook and its score; a file that is no notebook scores 0 with a remark that says so."""
+    """The notebook and its score; a file that is no notebook scores 0, and the remark says so."""
     try:
         notebook = scoring.read(one.data)
     except scoring.Unreadable as error:

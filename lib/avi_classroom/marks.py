@@ -15,6 +15,7 @@ from nbgrader.api import MissingEntry
 from avi_classroom.master import Assignment
 from avi_classroom.store import Room
 
+STYLE = "<style>body { max-width: 50rem; margin: auto } pre { white-space: pre-wrap }</style>"
 COLUMNS = ("student", "task", "points", "of", "comment")
 
 
@@ -39,7 +40,8 @@ def _rows(table: Path) -> list[dict]:
     if not table.exists():
         return []
     with table.open(newline="", encoding="utf-8-sig") as file:
-        return [{key: (row.get(key) or "").strip() for key in COLUMNS} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    return [{key: (row.get(key) or "").strip() for key in COLUMNS} for row in rows]
 
 
 def _take(room: Room, assignment: Assignment, row: dict) -> str | None:
@@ -94,6 +96,6 @@ def _page(room: Room, assignment: Assignment, items: list) -> str:
         for student in room.graded(assignment.name):
             answer = room.report(student, assignment.name).get("answers", {}).get(item.name, "")
             parts.append(f"<h3>{html.escape(student)}</h3><pre>{html.escape(answer)}</pre>")
-    style = "<style>body{max-width:50rem;margin:auto;font-family:sans-serif}pre{white-space:pre-wrap}</style>"
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{assignment.name}</title>'
-    return head + style + "\n".join(parts) + "</html>\n"
+    title = f"<title>{assignment.name}</title>"
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8">{title}{STYLE}'
+    return head + "\n".join(parts) + "</html>\n"

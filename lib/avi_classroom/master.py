@@ -111,7 +111,7 @@ class Assignment:
         return self._notebook(strip=False)
 
     def release(self) -> NotebookNode:
-        """The notebook for students: no solution, no output, nothing that pairs it with a master."""
+        """The notebook for students: no solution, no output, no pairing with a master."""
         return self._notebook(strip=True)
 
     def _notebook(self, strip: bool) -> NotebookNode:
@@ -125,12 +125,12 @@ class Assignment:
 
     def _overview(self) -> NotebookNode:
         rows = [
-            f"| `{item.name}` | {item.points:g} | {'by hand' if item.by_hand else 'by calling it'} |"
+            f"| `{item.name}` | {item.points:g} | {'by hand' if item.by_hand else 'by calls'} |"
             for item in self.items
         ]
         total = sum(item.points for item in self.items)
-        text = "\n".join(["| task | points | graded |", "|---|---|---|", *rows, f"| all | {total:g} | |"])
-        return nbformat.v4.new_markdown_cell(text, id=f"{self.name}-overview")
+        rows = ["| task | points | graded |", "|---|---|---|", *rows, f"| all | {total:g} | |"]
+        return nbformat.v4.new_markdown_cell("\n".join(rows), id=f"{self.name}-overview")
 
 
 def assignments_folder() -> Path:
@@ -146,7 +146,8 @@ def find(name: str) -> Assignment:
     """The assignment of this name; Unusable names the ones there are."""
     if name not in available():
         there = ", ".join(available()) or "none"
-        raise Unusable(f"There is no assignment {name!r} in {assignments_folder()} (found: {there}).")
+        where = assignments_folder()
+        raise Unusable(f"There is no assignment {name!r} in {where} (found: {there}).")
     return Assignment(assignments_folder() / name)
 
 
@@ -184,8 +185,9 @@ def _nbgrader(grade_id: str, task: bool, points: float | None) -> dict:
 
 def _examine(notebook: NotebookNode, name: str) -> None:
     """Raise Unusable at the first cell that does not follow the format."""
-    names = [cell.metadata.get("name") for cell in notebook.cells if tag(cell, "solution", "answer")]
-    for task, cell in zip(names, (c for c in notebook.cells if tag(c, "solution", "answer"))):
+    tasks = [cell for cell in notebook.cells if tag(cell, "solution", "answer")]
+    names = [cell.metadata.get("name") for cell in tasks]
+    for task, cell in zip(names, tasks):
         where = f"{name}/{name}.py, cell {task!r}"
         if not (task or "").isidentifier() or names.count(task) > 1:
             raise Unusable(f"{where}: give each task a name of its own, a Python identifier.")
@@ -198,7 +200,8 @@ def _examine(notebook: NotebookNode, name: str) -> None:
     for cell in notebook.cells:
         strange = {t for t in cell.metadata.get("tags", []) if not t.startswith("points=")} - TAGS
         if strange or (BEGIN in cell.source and not tag(cell, "solution", "answer")):
-            raise Unusable(f"{name}/{name}.py: a cell has {strange or 'an answer but no task tag'}.")
+            what = f"the tag {sorted(strange)[0]!r}" if strange else "an answer but no task tag"
+            raise Unusable(f"{name}/{name}.py: a cell has {what}.")
     if not any(STUDENT in c.source.splitlines() for c in notebook.cells if c.cell_type == "code"):
         raise Unusable(f"{name}/{name}.py: a code cell needs the line {STUDENT}")
 

@@ -25,7 +25,7 @@ class Unreadable(ValueError):
 
 
 def pack(value: Any) -> bytes:
-    """The value as bytes; TypeError for what has no such form, ValueError for too large a tensor."""
+    """The value as bytes; TypeError for what has no such form, ValueError for what is too large."""
     tensors: dict[str, Tensor] = {}
     structure = json.dumps(_flatten(value, tensors, 0))
     return save(tensors, metadata={"structure": structure})
