@@ -112,7 +112,9 @@ def grade(
         else:
             todo.append(one)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        jobs = {pool.submit(_attempt, assignment, one, room, back_end, confines): one for one in todo}
+        jobs = {
+            pool.submit(_attempt, assignment, one, room, back_end, confines): one for one in todo
+        }
         try:
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="grading", unit="submission"):
                 _finish(job, jobs[job], assignment, room, outcome)
@@ -122,7 +124,9 @@ def grade(
     return outcome
 
 
-def _attempt(assignment: Assignment, one: Submission, room: Room, back_end: Any, confines: Confines):
+def _attempt(
+    assignment: Assignment, one: Submission, room: Room, back_end: Any, confines: Confines
+):
     """The notebook and its score; a file that is no notebook scores 0, and the remark says so."""
     try:
         notebook = scoring.read(one.data)
