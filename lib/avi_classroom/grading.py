@@ -81,6 +81,20 @@ def _unfit(path: Path, folder: Path, student: str, found: dict) -> str | None:
     return None
 
 
+def samples(assignment: Assignment, count: int) -> dict[str, bytes]:
+    """Id -> a made-up submission: the right answers, the untouched release, then known mistakes."""
+    made = [assignment.solution(), assignment.release()]
+    for k in range(count - len(made)):
+        notebook = assignment.solution()
+        for cell in notebook.cells:
+            task = cell.metadata.get("nbgrader", {}).get("grade_id")
+            mutants = assignment.mutants.get(task, [])
+            if mutants and (len(made) + k + len(task)) % 2:  # about every other task goes wrong
+                cell.source = mutants[k % len(mutants)].source.strip()
+        made.append(notebook)
+    return {f"sample-{k}": nbformat.writes(one).encode() for k, one in enumerate(made, 1)}
+
+
 # --- grading ------------------------------------------------------------------------------------
 
 
