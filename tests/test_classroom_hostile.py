@@ -136,6 +136,8 @@ def world(tmp_path_factory):
         "NEIGHBOUR": str(room.root / "submitted/honest/small/small.ipynb"),
     }  # fmt: skip
     store.register(room, assignment)
+    neighbour = room.place("submitted", "honest", "small") / "small.ipynb"
+    neighbour.write_bytes(answered(assignment))
     submissions = []
     for name, attack in ATTACKS.items():
         cell = attack.cell
