@@ -14,6 +14,9 @@ import numpy
 import pytest
 import torch
 from classroom import MASTER, answered, back_end, write_assignment
+from nbgrader.apps import NbGraderAPI
+from nbgrader.coursedir import CourseDirectory
+from traitlets.config import Config
 
 from avi_classroom import __main__ as commands
 from avi_classroom import backends, copies, grading, marks, master, sandbox, scoring, store, tasks
@@ -329,6 +332,18 @@ def test_a_table_left_alone_overwrites_no_mark_of_the_formgrader(small):
         book.find_grade("why", "small", "small", "s1").manual_score = 1.0
     assert marks.read_back(room, small) == []
     assert points()["s1"][0] == 4.0
+
+
+def test_the_formgrader_sees_what_was_graded(small):
+    room = store.Room()
+    graded(small, s1=answered(small))
+    settings = Config()
+    exec((room.root / "nbgrader_config.py").read_text(), {"get_config": lambda: settings})
+    api = NbGraderAPI(CourseDirectory(config=settings), config=settings)
+    (assignment,), (submission,) = api.get_assignments(), api.get_submissions("small")
+    assert assignment["name"] == "small" and assignment["max_score"] == 6
+    assert submission["autograded"] and submission["needs_manual_grade"]
+    assert (submission["score"], submission["student"]) == (3, "s1")
 
 
 def test_tasks_cannot_change_under_grades(small):

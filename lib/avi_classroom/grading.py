@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from avi_classroom.store import Room
 from avi_classroom.tasks import Verdict
 
 AT_ONCE = 2
+STAMP = "%Y-%m-%d %H:%M:%S UTC"  # as nbgrader writes it; folder and gradebook must agree
 STUB = "*Your answer.*"
 
 
@@ -178,9 +180,11 @@ def keep(
         remarks[item.name] = "There is no answer." if empty else ""
     before = room.report(one.student, name)
     changed = before.get("answers") != answers
-    (room.place("submitted", one.student, name) / f"{name}.ipynb").write_bytes(one.data)
+    submitted, when = room.place("submitted", one.student, name), f"{datetime.now(UTC):{STAMP}}"
+    (submitted / f"{name}.ipynb").write_bytes(one.data)
+    (submitted / "timestamp.txt").write_text(when)
     nbformat.write(clean, room.place("autograded", one.student, name) / f"{name}.ipynb")
-    store.record(room, assignment, one.student, points, remarks, changed)
+    store.record(room, assignment, one.student, points, remarks, changed, when)
     report = {"digest": one.digest(assignment), "answers": answers, **scored.as_json()}
     path = room.place("graded", one.student, name) / "report.json"
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")

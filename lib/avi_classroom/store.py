@@ -17,10 +17,10 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from functools import cache, cached_property
 from pathlib import Path
 
+import nbformat
 from nbgrader import api
 from nbgrader.api import Gradebook, MissingEntry
 from sqlalchemy.exc import SAWarning
@@ -94,8 +94,14 @@ def is_id(name: str) -> bool:
 
 
 def register(room: Room, assignment: Assignment) -> None:
-    """Enter the assignment and its tasks; Unusable if graded submissions know other tasks."""
+    """Enter the assignment and its tasks; Unusable if graded submissions know other tasks.
+
+    The formgrader lists what lies in `source/`; the release goes there, not the answers.
+    """
     name, tasks = assignment.name, {item.name: item for item in assignment.items}
+    source = room.root / "source" / name
+    source.mkdir(parents=True, exist_ok=True)
+    nbformat.write(assignment.release(), source / f"{name}.ipynb")
     with room.gradebook() as book:
         book.update_or_create_assignment(name)
         notebook = book.update_or_create_notebook(name, name)
@@ -123,12 +129,13 @@ def record(
     points: dict[str, float | None],
     remarks: dict[str, str],
     changed: bool,
+    when: str,
 ) -> None:
     """Enter a submission's points; None waits for a mark by hand. Marks given before stay."""
     name = assignment.name
     with room.gradebook() as book:
         book.update_or_create_student(student)
-        book.update_or_create_submission(name, student, timestamp=datetime.now(UTC).isoformat())
+        book.update_or_create_submission(name, student, timestamp=when)
         for item in assignment.items:
             grade = book.find_grade(item.name, name, name, student)
             grade.auto_score = points[item.name]
