@@ -197,7 +197,9 @@ zero = torch.zeros(8)
 kl = log_normal(draw.z, mean, log_var) - log_normal(draw.z, zero, zero)
 error = kl - (log_q - log_prior)
 pixels = log_normal(model.predict(draw.z), x, torch.zeros(64)) - log_lik
-print(f"error of log q - log p(z): {error.abs().max():.0e}, of log p(x | z): {pixels.mean():.0f} nats")
+print(
+    f"error of log q - log p(z): {error.abs().max():.0e}, of log p(x | z): {pixels.mean():.0f} nats"
+)
 
 # %% [markdown] name="explain_log_normal" tags=["answer", "points=2"]
 # ### BEGIN SOLUTION
@@ -240,7 +242,9 @@ def gaussian_pixels(x, out, log_var):
 # %% tags=["demo"]
 out, sizes = model.predict(draw.z[:20]), torch.linspace(-3, 3, 61)
 values = torch.stack([gaussian_pixels(x, out, size).mean() for size in sizes])
-print(f"best noise variance of {len(sizes)}: {sizes[values.argmax()].exp():.2f} (the largest tried)")
+print(
+    f"best noise variance of {len(sizes)}: {sizes[values.argmax()].exp():.2f} (the largest tried)"
+)
 print(f"mean square error: {(x - out).square().mean():.2f}")
 
 # %% [markdown] name="explain_gaussian_pixels" tags=["answer", "points=2"]
@@ -508,7 +512,9 @@ def minibatch(log_lik, kl, n_data):
 # %% tags=["demo"]
 for size in (100, 433, 700):
     share = minibatch(torch.ones(size), 0.0, len(grey)).item() / len(grey)
-    print(f"{len(grey)} images, batches of {size}: the data count as {len(grey) * share:.0f} images")
+    print(
+        f"{len(grey)} images, batches of {size}: the data count as {len(grey) * share:.0f} images"
+    )
 
 # %% [markdown] name="explain_minibatch" tags=["answer", "points=2"]
 # ### BEGIN SOLUTION
