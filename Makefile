@@ -4,10 +4,10 @@
 
 VENV ?= .venv
 PY = $(VENV)/bin/python
-export VENV PYTHON TORCH_INDEX
+export VENV PYTHON TORCH_INDEX TRUST TEACHER ASSIGNMENTS SANDBOX_IMAGE
 
 # Parallelism comes from processes: torch's spinning threads slow each other down on busy cores.
-book test test-slow notebooks expected bench reproduce grid: export OMP_NUM_THREADS = 1
+book test test-slow notebooks expected bench reproduce grid grade: export OMP_NUM_THREADS = 1
 book test test-slow notebooks expected bench reproduce grid: export OMP_WAIT_POLICY = PASSIVE
 # No progress bar where lessons run unwatched: its text differs from run to run.
 test test-slow: export TQDM_DISABLE = 1
@@ -19,6 +19,7 @@ PYTEST = "$(PY)" -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help env book test test-slow lab notebooks expected bench reproduce grid lock clean distclean
+.PHONY: release grade feedback grades student
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +64,23 @@ $(CLUSTER)/complete: reproduction/cluster/requirements.lock
 	"$(PY)" -m venv --clear $(CLUSTER)
 	$(CLUSTER)/bin/python -m pip install --quiet --requirement $<
 	touch $@
+
+CLASSROOM = "$(PY)" -m avi_classroom
+
+release: env  ## write an assignment's notebook for students: A=elbo
+	@$(CLASSROOM) release "$(A)"
+
+grade: env  ## grade a folder of submissions: A=elbo SUBMISSIONS=folder (TRUST=yes: no sandbox)
+	@$(CLASSROOM) grade "$(A)" "$(SUBMISSIONS)" $(if $(AGAIN),--again)
+
+feedback: env  ## write each student's page of feedback: A=elbo
+	@$(CLASSROOM) feedback "$(A)"
+
+grades: env  ## write all grades into a table: CSV=grades.csv
+	@$(CLASSROOM) grades "$(or $(CSV),grades.csv)"
+
+student: env  ## export what is stored about a student: ID=s01 (DELETE=yes: and delete it)
+	@$(CLASSROOM) student "$(ID)" $(if $(filter yes,$(DELETE)),--delete)
 
 lock: env  ## choose new versions: requirements.lock and environment.yml from pyproject.toml
 	@"$(PY)" book/_tools/lock.py

@@ -4,10 +4,10 @@ import math
 import zlib
 
 import torch
-from avi_classroom.tasks import Function, Part, Personal, Tests, exercise, normal, within
 from torch import Generator
 
 from avi.check import bounds, gaussian
+from avi_classroom.tasks import Function, Part, Personal, Tests, exercise, normal, within
 
 # --- the linear-Gaussian model with one coordinate each -------------------------------------------
 
@@ -65,9 +65,9 @@ def mixture(g: Generator) -> tuple:
 
 
 def far(g: Generator) -> tuple:
-    """The same, with points so far away that every density underflows."""
-    x, log_pi, means, _ = mixture(g)
-    return x + 80, log_pi, means, torch.full((3,), -0.5, dtype=torch.float64) + 0.01 * normal(g, 3)
+    """Every density underflows, and yet no component outweighs the others: they lie close."""
+    x, log_pi, means, log_var = mixture(g)
+    return x + 80, log_pi, 0.01 * means, 1e-4 * log_var - 0.5
 
 
 def responsibilities(x, log_pi, means, log_var):
