@@ -26,8 +26,8 @@ def harmless(assignment: Assignment, notebook: NotebookNode) -> tuple[NotebookNo
     """The copy, and the answers given in text.
 
     Only plain text and PNG images remain of the outputs; of the metadata, the ids of tasks; of
-    Markdown, neither HTML nor links. Tasks whose cell is gone are added at the end, so that each has its
-    place for points.
+    Markdown, neither HTML nor links. Tasks whose cell is gone are added at the end, so that each
+    has its place for points.
     """
     worth = {item.name: item for item in assignment.items}
     copy = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL})

@@ -15,6 +15,7 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from avi_classroom import scoring, store
+from avi_classroom.backends import Confines
 from avi_classroom.copies import harmless
 from avi_classroom.master import Assignment, Unusable
 from avi_classroom.scoring import LARGEST, Scored
@@ -100,6 +101,7 @@ def grade(
     room: Room,
     back_end: Any,
     again: bool = False,
+    confines: Confines = Confines(),
 ) -> Outcome:
     """Grade what is new or changed, into the gradebook; whatever is not handed in now stays."""
     outcome, todo = Outcome(), []
@@ -110,7 +112,7 @@ def grade(
         else:
             todo.append(one)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        jobs = {pool.submit(_attempt, assignment, one, room, back_end): one for one in todo}
+        jobs = {pool.submit(_attempt, assignment, one, room, back_end, confines): one for one in todo}
         try:
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="grading", unit="submission"):
                 _finish(job, jobs[job], assignment, room, outcome)
@@ -120,7 +122,7 @@ def grade(
     return outcome
 
 
-def _attempt(assignment: Assignment, one: Submission, room: Room, back_end: Any):
+def _attempt(assignment: Assignment, one: Submission, room: Room, back_end: Any, confines: Confines):
     """The notebook and its score; a file that is no notebook scores 0, and the remark says so."""
     try:
         notebook = scoring.read(one.data)
@@ -128,7 +130,7 @@ def _attempt(assignment: Assignment, one: Submission, room: Room, back_end: Any)
         nothing = Verdict(0.0, "The submission could not be read.")
         verdicts = dict.fromkeys(assignment.checks, nothing)
         return nbformat.v4.new_notebook(), Scored(verdicts, [str(error)])
-    scored = scoring.score(assignment, notebook, one.student, room.secret, back_end)
+    scored = scoring.score(assignment, notebook, one.student, room.secret, back_end, confines)
     return notebook, scored
 
 

@@ -156,7 +156,9 @@ def _converse(process, watch, report, seen, cells, tasks, limits) -> None:
     seconds = {"seconds": limits.cells, "call": limits.call}
     _send(process.stdin, {"cells": [list(cell) for cell in cells], **seconds})
     watch.until(STARTING + limits.cells + 5)
-    for fact in _facts(process.stdout):
+    for count, fact in enumerate(_facts(process.stdout)):
+        if count == 0:  # Python has started
+            watch.until(limits.cells + 5)
         if fact["event"] == "cell":
             report.last_cell = int(fact["cell"])
         elif fact["event"] == "cell error":
