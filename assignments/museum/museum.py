@@ -50,6 +50,7 @@ from avi import models
 from avi.densities import Gaussian
 
 torch.set_default_dtype(torch.float64)
+torch.testing.assert_close(torch.ones(1), torch.ones(1))  # its first call loads a library
 
 
 def randn(*shape, seed=1):
@@ -400,8 +401,8 @@ def test_validation_bound(fn):
     model = models.LinearGaussian(weight, torch.zeros(5), torch.zeros(()), fixed=True)
     missed = Gaussian(mean, log_var).dense().kl(model.exact_posterior(x))
     exact = model.log_evidence(x) - missed
-    noise = randn(1000, 4, 3, 2, seed=5)
-    values = torch.stack([fn(x, mean, log_var, eps, weight) for eps in noise])
+    copies = [part.repeat(1000, 1) for part in (x, mean, log_var)]  # a thousand noises at once
+    values = fn(*copies, randn(4, 3000, 2, seed=5), weight).view(1000, 3)
     error = values.std(0) / len(values) ** 0.5
     assert ((values.mean(0) - exact).abs() <= 5 * error).all()
     ### END SOLUTION
