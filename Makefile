@@ -19,7 +19,7 @@ PYTEST = "$(PY)" -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help env book test test-slow lab notebooks expected bench reproduce grid lock clean distclean
-.PHONY: release grade feedback grades student
+.PHONY: release samples grade feedback grades student
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,9 @@ CLASSROOM = "$(PY)" -m avi_classroom
 
 release: env  ## write an assignment's notebook for students: A=elbo
 	@$(CLASSROOM) release "$(A)"
+
+samples: env  ## write three made-up submissions to try the grading with: A=elbo
+	@$(CLASSROOM) samples "$(A)"
 
 grade: env  ## grade a folder of submissions: A=elbo SUBMISSIONS=folder (TRUST=yes: no sandbox)
 	@$(CLASSROOM) grade "$(A)" "$(SUBMISSIONS)" $(if $(AGAIN),--again)

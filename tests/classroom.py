@@ -60,7 +60,7 @@ def thrice(x):
 # Because addition is repeated.
 # ### END SOLUTION
 '''
-CHECKS = '''from avi_classroom.tasks import Function, Limits, Part, normal
+CHECKS = """from avi_classroom.tasks import Function, Limits, Part, normal
 
 LIMITS = Limits(cells=6, call=1)
 
@@ -73,7 +73,7 @@ CHECKS = {
     "twice": Function(Part("values", 1, inputs, lambda x: 2 * x, "Not twice.")),
     "thrice": Function(Part("values", 1, inputs, lambda x: 3 * x, "Not thrice.")),
 }
-'''
+"""
 RUBRIC = "# Rubric\n\n## why\n\n3 points.\n"
 
 

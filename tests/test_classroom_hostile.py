@@ -75,7 +75,8 @@ ATTACKS = {
         ONLY_THRICE, "stopped",
     ),
     "memory": in_a_cell(
-        "import numpy\nhoard = []\nwhile True: hoard.append(numpy.zeros(2**24))", RIGHT, "MemoryError"
+        "import numpy\nhoard = []\nwhile True: hoard.append(numpy.zeros(2**24))",
+        RIGHT, "MemoryError",
     ),
     "memory-by-many": in_a_cell(
         "import os, time\nfor _ in range(6):\n    if os.fork() == 0:\n"

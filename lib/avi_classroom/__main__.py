@@ -27,6 +27,17 @@ def release(given: argparse.Namespace) -> int:
     return 0
 
 
+def samples(given: argparse.Namespace) -> int:
+    """Write made-up submissions to try the grading with."""
+    assignment, room = master.find(given.assignment), store.Room()
+    folder = room.root / "samples" / assignment.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for student, data in grading.samples(assignment, given.count).items():
+        (folder / f"{student}.ipynb").write_bytes(data)
+    print(f"{given.count} made-up submissions: {folder}")
+    return 0
+
+
 def grade(given: argparse.Namespace) -> int:
     """Grade a folder of submissions."""
     assignment, room = master.find(given.assignment), store.Room()
@@ -119,6 +130,9 @@ def arguments() -> argparse.ArgumentParser:
         return added
 
     command("release", release).add_argument("assignment")
+    sampler = command("samples", samples)
+    sampler.add_argument("assignment")
+    sampler.add_argument("--count", type=int, default=3)
     grader = command("grade", grade)
     grader.add_argument("assignment")
     grader.add_argument("submissions", type=Path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,8 @@ class Bubblewrap:
 
     def start(self, confines: Confines) -> Start:
         root = os.geteuid() == 0
+        # Before 5.14 the kernel counted all processes of a user, the desktop's too.
+        counted = root or _kernel() >= (5, 14)
         user = next(USERS) if root else 0
         # Root may do without a user namespace; inside, inside.py becomes another user, since the
         # kernel limits nobody's processes who is root outside.
@@ -87,9 +90,13 @@ class Bubblewrap:
             "--ro-bind", str(INSIDE), "/course/classroom", *_fonts(),
             "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp",
             sys.executable, "/course/classroom/inside.py",
-            *confines.arguments(user, confines.processes),
+            *confines.arguments(user, confines.processes if counted else 0),
         ]  # fmt: skip
         return Start(command, {"PATH": os.environ.get("PATH", "/usr/bin:/bin")})
+
+
+def _kernel() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
 
 
 def _system() -> list[str]:

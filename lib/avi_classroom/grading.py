@@ -81,6 +81,20 @@ def _unfit(path: Path, folder: Path, student: str, found: dict) -> str | None:
     return None
 
 
+def samples(assignment: Assignment, count: int) -> dict[str, bytes]:
+    """Id -> a made-up submission: the right answers, the untouched release, then known mistakes."""
+    made = [assignment.solution(), assignment.release()]
+    for k in range(count - len(made)):
+        notebook = assignment.solution()
+        for cell in notebook.cells:
+            task = cell.metadata.get("nbgrader", {}).get("grade_id")
+            mutants = assignment.mutants.get(task, [])
+            if mutants and (len(made) + k + len(task)) % 2:  # about every other task goes wrong
+                cell.source = mutants[k % len(mutants)].source.strip()
+        made.append(notebook)
+    return {f"sample-{k}": nbformat.writes(one).encode() for k, one in enumerate(made, 1)}
+
+
 # --- grading ------------------------------------------------------------------------------------
 
 
@@ -112,7 +126,9 @@ def grade(
         else:
             todo.append(one)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        jobs = {pool.submit(_attempt, assignment, one, room, back_end, confines): one for one in todo}
+        jobs = {
+            pool.submit(_attempt, assignment, one, room, back_end, confines): one for one in todo
+        }
         try:
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="grading", unit="submission"):
                 _finish(job, jobs[job], assignment, room, outcome)
@@ -122,7 +138,9 @@ def grade(
     return outcome
 
 
-def _attempt(assignment: Assignment, one: Submission, room: Room, back_end: Any, confines: Confines):
+def _attempt(
+    assignment: Assignment, one: Submission, room: Room, back_end: Any, confines: Confines
+):
     """The notebook and its score; a file that is no notebook scores 0, and the remark says so."""
     try:
         notebook = scoring.read(one.data)

@@ -22,6 +22,7 @@ from avi_classroom.sandboxed import values
 from avi_classroom.tasks import Call, Failed, Limits
 
 STARTING = 60  # seconds to import torch from a slow disk
+SPARE = 8  # processes that the sandbox itself may need
 MOST_FRAMES = 20_000
 MOST_OUTPUT = 2**20  # bytes printed; more is worth a remark
 EXCEPTIONS = {
@@ -74,6 +75,8 @@ class Watch(threading.Thread):
                 return self.kill("it took longer than its time limit")
             if self._memory() > self.confines.total:
                 return self.kill("it used more memory than allowed")
+            if self.most_processes > self.confines.processes + SPARE:
+                return self.kill("it started too many processes")
             time.sleep(0.05)
 
     def _memory(self) -> int:

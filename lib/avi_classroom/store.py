@@ -18,14 +18,17 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
+from nbgrader import api
 from nbgrader.api import Gradebook, MissingEntry
 from sqlalchemy.exc import SAWarning
 
 from avi_classroom.master import ROOT, Assignment, Unusable
 
+# For every new gradebook nbgrader starts a program that takes seconds, to learn one number.
+api.get_alembic_version = cache(api.get_alembic_version)
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 STEPS = ("submitted", "autograded", "graded", "feedback")
 CONFIG = """# nbgrader's settings, for its formgrader: run `jupyter lab` in this folder.

@@ -74,6 +74,8 @@ def _rebuild(part: Any, tensors: dict[str, Tensor], depth: int) -> Any:
         return tensors[inner]
     if kind == "dict":
         return {key: _rebuild(v, tensors, depth + 1) for key, v in inner.items()}
+    if not isinstance(inner, list):
+        raise Unreadable("no list")
     items = [_rebuild(item, tensors, depth + 1) for item in inner]
     return {"list": list, "tuple": tuple}[kind](items)
 
