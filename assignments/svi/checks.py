@@ -65,7 +65,7 @@ def newton(x):
 
 
 def optimum(student: str) -> dict:
-    x = 3 + zlib.crc32(student.encode()) % 6
+    x = 3 + zlib.crc32(student.encode()) % 10
     lam, counts = newton(x), torch.tensor([float(x)], dtype=torch.float64)
     z = torch.linspace(-9, 9, 9001, dtype=torch.float64)
     prior = torch.distributions.Normal(0.0, 1.0).log_prob(z)

@@ -135,7 +135,7 @@ def climb(x, n_steps, lr, gamma):
 # Your id chooses a count. Let `my_optimum()` return a dictionary of three numbers, good to three decimals: `"mean"` and `"sd"` of the best Gaussian $q^*$ for your count, and `"gap"`, the nats that are left: $\log p(x) - \mathcal{L}(q^*)$. The self-check above shows a way to $\log p(x)$. Climb long enough, and small enough: a large count has a steep bound.
 
 # %%
-my_count = 3 + zlib.crc32(STUDENT.encode()) % 6
+my_count = 3 + zlib.crc32(STUDENT.encode()) % 10
 print(f"your count is {my_count}")
 
 
