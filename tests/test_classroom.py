@@ -432,7 +432,7 @@ def test_from_release_to_grades(tmp_path, monkeypatch, capsys):
     released = tmp_path / "teacher/release/elbo/elbo.ipynb"
     assert command(monkeypatch, "samples", "elbo") == 0
     elbo, handed_in = master.find("elbo"), tmp_path / "teacher/samples/elbo"
-    assert (handed_in / "sample-2.ipynb").read_bytes() == released.read_bytes()
+    assert (handed_in / "sample-2.ipynb").read_text() == released.read_text().strip()
     assert command(monkeypatch, "grade", "elbo", handed_in) == 0
     assert "3 graded, 0 unchanged" in (said := capsys.readouterr()).out
     assert "3/3" in said.err  # the bar

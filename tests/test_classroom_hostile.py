@@ -5,6 +5,7 @@ first: a sandbox here has 600 MB of memory, 1 GB of addresses for a process, and
 """
 
 import os
+import socket
 from dataclasses import dataclass
 
 import nbformat
@@ -98,8 +99,8 @@ ATTACKS = {
         "import avi\nopen(avi.__file__, 'w').write('')", RIGHT, "Error"
     ),
     "network": in_a_cell(
-        "import urllib.request\nurllib.request.urlopen('http://1.1.1.1', timeout=2)",
-        RIGHT, "URLError",
+        "import socket\nsocket.create_connection(('127.0.0.1', PORT), timeout=2)",
+        RIGHT, "ConnectionRefusedError",
     ),
     "exit": in_a_cell("import os\nos._exit(0)", NOTHING, "ended itself in cell 8"),
     "exit-in-function": in_the_function(
@@ -127,20 +128,26 @@ def world(tmp_path_factory):
     """All attacks and one honest submission, graded in one go."""
     folder = tmp_path_factory.mktemp("hostile")
     assignment, room = write_assignment(folder / "assignments"), store.Room(folder / "teacher")
+    listener = socket.create_server(("127.0.0.1", 0))
     places = {
-        "CHECKS_PY": assignment.folder / "checks.py", "GRADEBOOK": room.root / "gradebook.db",
-        "NEIGHBOUR": room.root / "submitted/honest/small/small.ipynb",
+        "PORT": listener.getsockname()[1],
+        "CHECKS_PY": str(assignment.folder / "checks.py"),
+        "GRADEBOOK": str(room.root / "gradebook.db"),
+        "NEIGHBOUR": str(room.root / "submitted/honest/small/small.ipynb"),
     }  # fmt: skip
     store.register(room, assignment)
+    neighbour = room.place("submitted", "honest", "small") / "small.ipynb"
+    neighbour.write_bytes(answered(assignment))
     submissions = []
     for name, attack in ATTACKS.items():
         cell = attack.cell
         for word, path in places.items():
-            cell = cell and cell.replace(word, repr(str(path)))
+            cell = cell and cell.replace(word, repr(path))
         data = answered(assignment, attack.twice and "twice", attack.twice, cell)
         submissions.append(grading.Submission(name, data))
     submissions.insert(5, grading.Submission("honest", answered(assignment)))
-    outcome = grading.grade(assignment, submissions, room, back_end(), confines=CONFINES)
+    with listener:
+        outcome = grading.grade(assignment, submissions, room, back_end(), confines=CONFINES)
     return assignment, room, outcome
 
 
