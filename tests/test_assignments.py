@@ -57,6 +57,17 @@ def test_a_notebook_runs_within_a_minute(name):
     assert used < LIMIT, f"{used:.0f} s of processor time, {time.monotonic() - start:.0f} s in all"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_equation_it_names_stands_in_the_book(name):
+    pages = (master.ROOT / "book").glob("*.md")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    labels = set(re.findall(r"^:label: (eq-[\w-]+)$", text, re.M))
+    named = set()
+    for cell in master.find(name).master.cells:
+        named |= set(re.findall(r"\beq-[\w-]+", cell.source))
+    assert named and named <= labels, named - labels
+
+
 # --- own numbers --------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Assignment: the museum of wrong bounds
 #
-# Sixteen functions hang here. Each is wrong in a way that was found in public code, or nearly so. None crashes. Models trained with them draw nice pictures, and the numbers they report look plausible.
+# Sixteen functions hang here, each of them wrong. Most are modelled on slips found in public code, the others are of the same kind. None crashes. Models trained with them draw nice pictures, and the numbers they report look plausible.
 #
 # An exhibit takes about eight minutes, the whole museum two hours. Every exhibit stands by itself, so your teacher may send you to some of its five rooms only. For each there are two tasks:
 #

@@ -144,7 +144,7 @@ def my_optimum():
     """{"mean": ..., "sd": ..., "gap": nats} of the best Gaussian for your count."""
     ### BEGIN SOLUTION
     x = torch.tensor([float(my_count)])
-    lam = climb(x, 3000, 0.02, 0.9)
+    lam = climb(x, 800, 0.02, 0.9)
     z = torch.linspace(-10, 10, 20001)
     log_joint = x * z - z.exp() - torch.lgamma(x + 1) - 0.5 * (z**2 + math.log(2 * math.pi))
     log_p = log_joint.logsumexp(0) + math.log(20 / 20000)
