@@ -68,6 +68,17 @@ def test_every_equation_it_names_stands_in_the_book(name):
     assert named and named <= labels, named - labels
 
 
+def test_the_readme_lists_every_assignment_with_its_points():
+    readme = (master.ROOT / "assignments" / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| .* \| (\d+, \d+) \| .* \|$", readme, re.M))
+    found = {}
+    for name in NAMES:
+        items = master.find(name).items
+        by_hand = sum(item.points for item in items if item.by_hand)
+        found[name] = f"{sum(item.points for item in items):g}, {by_hand:g}"
+    assert rows == found
+
+
 # --- own numbers --------------------------------------------------------------------------------
 
 
