@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import re
 import stat
+import subprocess
 import sys
 import zipfile
 
@@ -445,6 +447,20 @@ def test_from_release_to_grades(tmp_path, monkeypatch, capsys):
     calls = sum(item.points for item in elbo.items if not item.by_hand)
     assert [float(rows[f"sample-{k}"]["points"]) for k in (1, 2)] == [calls, 0]
     assert 0 < float(rows["sample-3"]["points"]) < calls
+
+
+@pytest.mark.parametrize(
+    "page", ["book/teaching.md", "assignments/README.md", "book/developing.md"]
+)
+def test_every_make_command_that_is_named_exists(page):
+    text = (master.ROOT / page).read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:SANDBOX_IMAGE=\w+ )?make ([^#\n]+)$|`make ([^`]+)`", text, re.M)
+    for line in dict.fromkeys(" ".join(filter(None, found)) for found in lines):
+        words = [word for word in line.replace("\n", " ").split() if word.strip(".")]
+        asked = subprocess.run(
+            ["make", "-n", *words], cwd=master.ROOT, capture_output=True, text=True
+        )
+        assert asked.returncode == 0, (line, asked.stderr)
 
 
 def test_nothing_is_graded_where_the_solution_fails(tmp_path):
