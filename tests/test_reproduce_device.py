@@ -5,6 +5,7 @@ on torch's meta device, whose tensors have no values (`valueless`): what comes o
 """
 
 import math
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -57,10 +58,12 @@ def elsewhere(monkeypatch):
 
 
 def modules_with(name: str):
-    """The modules of the reproductions that import it, those they share among them."""
-    import sys
+    """The modules of the reproductions that import it, those they share among them.
 
-    return [m for m in sys.modules.values() if from_reproduction(m) and hasattr(m, name)]
+    Other tests load the experiments too, so ours need not be the ones in sys.modules.
+    """
+    modules = [*EXPERIMENTS.values(), *sys.modules.values()]
+    return [m for m in modules if from_reproduction(m) and hasattr(m, name)]
 
 
 def from_reproduction(module) -> bool:
