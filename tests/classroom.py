@@ -62,7 +62,7 @@ def thrice(x):
 '''
 CHECKS = """from avi_classroom.tasks import Function, Limits, Part, normal
 
-LIMITS = Limits(cells=6, call=1)
+LIMITS = Limits(cells=10, call=1)
 
 
 def inputs(g):

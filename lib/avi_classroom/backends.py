@@ -25,9 +25,10 @@ INSIDE = Path(__file__).parent / "sandboxed"
 LIBRARY = Path(avi.__file__).resolve().parent
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 SETTINGS = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "fonts", "localtime")
-# User ids that no system hands out. One for each sandbox at a time, because the kernel counts
-# processes by user: two fork bombs must not use up each other's allowance.
-USERS = itertools.cycle(range(1_990_000_000, 1_990_000_500))
+# User ids that no system hands out. One for each sandbox at a time, in whichever process it was
+# started, because the kernel counts processes by user: a fork bomb uses up its own allowance only.
+FIRST_USER = 1_990_000_000 + os.getpid() % 10_000 * 100
+USERS = itertools.cycle(range(FIRST_USER, FIRST_USER + 100))
 VARIABLES = {
     "PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "MPLBACKEND": "Agg",
     "MPLCONFIGDIR": "/tmp/matplotlib", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1",
