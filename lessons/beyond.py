@@ -71,7 +71,7 @@ images = dataset.train[: settings.n_images]
 test = dataset.evaluation("test", generator)[:100]
 family = DiagGaussian(settings.sizes[0])
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The zoo
 #
 # Every method of the course, trained by one command on one model and one data set: `make reproduce EXPERIMENT=zoo TIER=mini SEEDS=5`. Its rows are objects; here one is trained and measured before your eyes.
@@ -162,18 +162,18 @@ def _error(values):
     return (values.std() / len(values) ** 0.5).item()
 
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 9.4))
 plots.thermometer(axes, [bar(key) for key in stored])
 glue("fig-zoo", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## A richer family: flows
 #
 # A coupling scales and shifts one half of the units by functions of the other half {eq}`eq-coupling`. Written out, with the density of what it makes {eq}`eq-flow-density`:
 
 
-# %%
+# %% tags=["slide"]
 def coupling(z0, log_q, network, keep, move):
     """z and log q(z) after one affine coupling."""
     shift, scale = network(z0[..., keep]).unflatten(-1, (-1, 2)).unbind(-1)
@@ -244,7 +244,7 @@ print("integrates to one:", bool((total - 1).abs() < 1e-2))
 surfaces = {"posterior": joint - log_p}
 surfaces |= {name: own.log_prob(places) for name, own in found.items()}
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, panels = plt.subplots(1, 3, figsize=(8.5, 3.4), sharey=True)
 for axes, (name, log_density) in zip(panels, surfaces.items()):
     height = log_density.detach().exp().view(401, 401).T
@@ -253,13 +253,13 @@ for axes, (name, log_density) in zip(panels, surfaces.items()):
 panels[0].set_ylabel("$z_2$")
 glue("fig-banana", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The same encoder, better trained
 #
 # An encoder lags behind a decoder that moves. Give it ten steps for every one of the decoder, and watch the gap and the information in $z$.
 
 
-# %%
+# %% tags=["slide"]
 def lead(model, method, batches, optimiser, n):
     """n steps of the encoder alone, then one of both, each on new images."""
     for k in range(n + 1):
@@ -318,7 +318,7 @@ for name, (_, *columns) in course.items():
             claim = f"Trained {name}: {what} after the {when} epoch."
             expected.check(key, value, claim=claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, panels = plt.subplots(1, 2, figsize=(8.5, 3.8))
 labels = "gap left, nats", "information in $z$, nats"
 for axes, at, label in zip(panels, (2, 3), labels):
@@ -327,7 +327,7 @@ for axes, at, label in zip(panels, (2, 3), labels):
     axes.set_ylim(bottom=0)
 glue("fig-lag", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Second order: Laplace
 #
 # For a Gaussian output, linearise the decoder around the present mean; the posterior of the linearised model is a Gaussian in closed form, with all covariances {eq}`eq-laplace-posterior`.
@@ -400,7 +400,7 @@ for name, value in levels.items():
     claim = f"Grey images, nats below log p: {name}."
     expected.check(f"below_{name}", evidence - value.mean(), claim=claim)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Learning from simulations
 #
 # A simulator gives pairs $(z, x)$. Neural posterior estimation trains $q(z \mid x)$ by maximum likelihood on such pairs {eq}`eq-npe`. Our simulator is linear and Gaussian, so the answer is known.
@@ -440,13 +440,13 @@ for name, value in variances.items():
     claim = f"Mean variance of q: {name}."
     expected.check(f"npe_variance_{name}", value, "1", claim)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Diffusion: an encoder that is given
 #
 # Noise is added in $T$ steps; a model learns to take it away. Written as a latent-variable model this has an encoder without a parameter. For Gaussian data the bound is closed form {eq}`eq-diffusion-gap`. We compare with draws from the encoder.
 
 
-# %%
+# %% tags=["slide"]
 def deficit(c0, n_steps, total=6.0):
     """E log q(x_0) - E L, nats: (the end's part, the sum over steps)."""
     kept = math.exp(-total / n_steps)  # 1 - beta
@@ -495,7 +495,7 @@ print("closed form and draws agree:", agree)
 falling = [sum(deficit(0.2, n)) for n in (1, 2, 4, 8, 16, 64, 256)]
 print("falls with T:", falling == sorted(falling, reverse=True))
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 marks = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 figure, axes = plt.subplots()
 lines = {f"$c_0 = {c0}$": (marks, [sum(deficit(c0, n)) for n in marks])

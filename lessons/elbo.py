@@ -50,14 +50,14 @@ generator = torch.Generator().manual_seed(SEED)
 use_threads()
 plots.style()
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## A model with a known answer
 #
 # In {eq}`eq-linear-gaussian` the latent $z$ is standard normal and $x$ is a linear map of it plus Gaussian noise.
 # Then $x$ is Gaussian too, and its evidence {eq}`eq-lg-evidence` takes a few lines.
 
 
-# %%
+# %% tags=["slide"]
 def log_evidence(model, x):
     """log N(x; b, W W^T + diag(noise)), nats, [B]."""
     noise = model.log_var.exp().expand(len(model.bias))
@@ -81,7 +81,7 @@ x = model.sample(6, generator)
 torch.testing.assert_close(log_evidence(model, x), model.log_evidence(x))
 print("the evidence equals the library's")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Why not just average over the prior?
 #
 # The evidence is an average, $p(x) = \mathrm{E}_{p(z)}[p(x \mid z)]$, so we may draw $z$ from the prior and average the likelihoods {eq}`eq-prior-estimate`.
@@ -129,7 +129,7 @@ expected.check("naive_error", errors[-1], "nat", claim)
 claim = "Effective share at D = 32."
 expected.check("naive_log10_share", exact[-1].log10(), "log10", claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 6), sharex=True)
 top.plot(dims, torch.stack(errors).detach(), color="gray")
 top.set_ylabel(r"estimate $-\ \log p(x)$, nats")
@@ -152,7 +152,7 @@ glue("fig-naive", figure)
 # The weights $w_s$ of the average sum to one; for $S$ plain draws each is $1/S$.
 
 
-# %%
+# %% tags=["slide"]
 def elbo(log_w, log_ratio):
     """sum_s w_s log_ratio_s, nats, [B]."""
     return (log_w.exp() * log_ratio).sum(0)
@@ -176,7 +176,7 @@ torch.testing.assert_close(elbo(draw.log_w, log_ratio), library)
 library = objectives.iwae()(model, x, q, eps)
 torch.testing.assert_close(iwae(draw.log_w, log_ratio), library)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Three roads, one number
 #
 # For the same six $q$ we compare $\log p(x)$ less the KL divergence to the posterior, both in closed form {eq}`eq-kl-decomposition`,
@@ -219,7 +219,7 @@ spread = (log_ratios["posterior"] - log_p).abs().max()
 assert spread < 1e-10
 print("at the posterior each draw gives log p(x)")
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 styles = {
     "prior": {"colors": plots.COLOURS["prior"], "linestyles": ":"},
     "best diagonal": {"colors": plots.COLOURS["q"], "linestyles": "--"},
@@ -245,14 +245,14 @@ bottom.set(yticks=[], ylim=(0, 1.2))
 bottom.legend(loc="upper left")
 glue("fig-tightness", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## EM is coordinate ascent
 #
 # A mixture of Gaussians {eq}`eq-finite-mixture` with three components: here $q$ is a table of three probabilities per point, and nothing needs sampling.
 # The M-step {eq}`eq-em-m` sets $\theta$ to its best value for that $q$.
 
 
-# %%
+# %% tags=["slide"]
 def m_step(x, lam):
     """The mixture that maximises the bound for q = softmax(lam)."""
     share = lam.softmax(-1)  # [B, K]
@@ -297,7 +297,7 @@ assert (bound - evidence)[after_e].abs().max() < 1e-10
 assert (bound.diff() > -1e-10).all()
 print("tight after each E-step, and never down")
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 rounds = torch.arange(len(bound)) / 2
 both = {"evidence": (rounds, evidence), "elbo": (rounds, bound)}
 figure, ax = plt.subplots()
@@ -314,7 +314,7 @@ glue("fig-em", figure)
 # Joining two neighbouring blocks can only raise the mean value {eq}`eq-iwae-double`, so on one set of draws the bound never falls.
 # For the prior, the distance left is predicted from the share of effective draws {eq}`eq-iwae-bias`.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 sizes = 2 ** torch.arange(9)
 left = {}
 for name in ("prior", "best diagonal"):
@@ -407,7 +407,7 @@ expected.check("rank_gap", losses["rank 2"] - full, "nat", claim)
 claim = "A constant adds this amortization gap."
 expected.check("constant_gap", losses["constant"] - full, "nat", claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 labels = {"family": "diagonal", "remains": "amortization gap"}
 best = -full.item()  # nats from log p(x), which is the figure's zero
 rows = []
@@ -420,7 +420,7 @@ glue("fig-digits-gaps", figure)
 # %% [markdown]
 # What do these encoders see? The mean of each $q$, decoded, beside the digit; and draws from the model, which know no $x$ at all.
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 pictures = [test[:6]]
 for encoder in encoders.values():
     pictures.append(turned.predict(encoder(test[:6])[:, :n]))  # the mean

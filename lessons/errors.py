@@ -81,13 +81,13 @@ x = dataset.evaluation("train", generator)[:64]
 test = dataset.evaluation("test", generator)[:250]
 n_pixels, n_params, K = x.shape[1], family.n_params, settings.n_steps
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What a gradient is made of
 #
 # One image, one draw. The error $\varepsilon_x$ in data space, $\varepsilon_z$ in latent space, and the Jacobian of the predicted mean give the whole gradient {eq}`eq-error-gradient`.
 
 
-# %%
+# %% tags=["slide"]
 def by_hand(x, mu, rho, eps, predict, variance):
     """d L / d mu and d L / d rho from one draw, of one image."""
     z = mu + (rho / 2).exp() * eps
@@ -115,13 +115,13 @@ for make_model, variance in outputs.items():
     print(f"{make_model.__name__}: autograd's gradient")
 
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Errors instead of gradients
 #
 # The signal is the two errors, averaged over draws. Nothing is differentiated. By hand, for binary pixels, and then from the library:
 
 
-# %%
+# %% tags=["slide"]
 def both_errors(problem, lam, eps, keep=False):
     draw = problem.q(lam).draw(eps)
     p = problem.model.predict(draw.z)
@@ -254,7 +254,7 @@ expected.check("steps_encoder", answer.value.mean(), claim=claim)
 labels = {"gradients": "gradients", "weighted": "weighted errors"}
 labels |= {"plain": "unweighted errors", "data": "x alone"}
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots()
 rows = {labels[name]: (marks, row.mean(1)) for name, row in bounds.items()}
 plots.curves(axes, rows, "iterations at the test", "mean bound, nats")
@@ -264,7 +264,7 @@ axes.set_ylim(best - 4, best + 0.4)
 axes.legend(loc="lower right")
 glue("fig-errors-steps", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Do errors carry curvature?
 #
 # First where everything is known. In a linear-Gaussian model one affine map of errors and $\lambda$ reaches the optimum in one step {eq}`eq-errors-newton`. So does one of gradient and $\lambda$: the curvature is the same everywhere. Least squares find both maps.
@@ -383,13 +383,13 @@ for radius in (1.0, 0.1):
         claim = f"Share of the way back explained, radius {radius}, {name}."
         expected.check(key, explained(signal, radius), "share", claim)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## One step of error encoding is an encoder
 #
 # All images start at the prior and share their draws of $z$. Then $\varepsilon_x$ is affine in $x$ {eq}`eq-errors-affine`, and the first layer can be rewritten to read $x$.
 
 
-# %%
+# %% tags=["slide"]
 def as_encoder(step, images, scale, shift, eps_z):
     """lam_1 as a function of x: the first layer takes over the affine map."""
     first, second = step.body
@@ -481,7 +481,7 @@ display(ipywidgets.VBox([slider, picture]))
 redraw()
 
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Hierarchies
 #
 # Three families differ in what they do with a level's prior: ignore it, start from it, multiply with it. The first is the bottom-up one.
@@ -578,7 +578,7 @@ tight = torch.logspace(-2, 2, 41)
 names = {"alone": "bottom-up, prior ignored"}
 names |= {"shifted": "top-down, shifted", "merged": "top-down, merged"}
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure, axes = plt.subplots()
 rows = {}
 for name, label in names.items():
@@ -588,7 +588,7 @@ plots.curves(axes, rows, "variance $s$ of the prior of $z_1$", "gap, nats")
 axes.set(xscale="log")
 glue("fig-errors-families", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The comparison
 #
 # Six ways to infer two levels on digits: three encoders and three iterative models. Same decoder sizes, inference models of comparable size, same number of updates, the weight of the rate rising from zero over the first half of training.
@@ -716,7 +716,7 @@ titles |= {"merged": "top-down,\nmerged", "errors": "iterative,\nerrors"}
 titles |= {"errors_x": "iterative,\nerrors and x"}
 titles |= {"gradients_x": "iterative,\ngradients and x"}
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 4.4))
 left = torch.zeros(len(titles))
 looks = {"lower level": ("elbo", ""), "upper level": ("kl", "//")}

@@ -73,7 +73,7 @@ def check(key, mean, claim):  # a mean over images, and its standard error
     expected.check(f"{key}_se", mean.se, claim=f"Error of the mean {claim}.")
 
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Two gaps where everything is known
 #
 # In the linear-Gaussian model the bound of a Gaussian $q$ has a closed form, and so have $\log p(x)$ and the posterior.
@@ -118,18 +118,18 @@ for rank, name in ((2, "exact"), (1, "rank one"), (0, "constant")):
     means = [end.mean().item() for end in (exact_log_p, exact_best, bounds)]
     exact_rows.append(plots.Thermometer(f"{name}\nencoder", *means))
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 4.4))
 plots.thermometer(axes, exact_rows)
 glue("fig-exact", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Finding $q^*$
 #
 # In other models $q^*$ is found by ascent. The gradients are noisy, so the iterates end up circling the optimum, and their average lies nearer to it than any one of them.
 
 
-# %%
+# %% tags=["slide"]
 def climb(problem, lam, n_steps, generator):
     """Adam from lam [B, P]; returns the average iterate of the second half."""
     step, late = steps.Adam(0.03), []
@@ -247,7 +247,7 @@ peak = summit.lam[-1][0]
 reach = 0.1 + 1.3 * (guess[middle] - peak).abs().max()
 near = torch.linspace(-1, 1, 101) * reach
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, (whole, part) = plt.subplots(2, 1, figsize=(6.4, 9.4))
 panel(whole, side, side, "log p(x, z) of one image: no bound")
 panel(part, peak[0] + near, peak[1] + near, "the same, near the optimum")
@@ -332,7 +332,7 @@ def by_hand(image=2, from_prior=True, lr=0.02, n_steps=5):
 
 _ = interact(by_hand, image=(0, 5), lr=(0.005, 0.2, 0.005), n_steps=(0, 50))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Measuring the gaps
 #
 # The model that we measure has more latent units. The library's `gaps` climbs, for each image, from the encoder's $\lambda$ and from the prior; fresh noise chooses the better end; noise that chose nothing scores it; and $\log p(x)$ is importance-sampled from it.
@@ -368,7 +368,7 @@ for where, result in (("train", seen), ("held", new)):
     weak = 100 * result.evidence.weak.double().mean()
     expected.check(f"{where}_weak", weak, "%", f"Weak evidence, {where}.")
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 kind = ("Gaussian", False, "amortization gap")
 named = {"training": seen, "held-out": new}
 figure, axes = plt.subplots(figsize=(6.4, 3.9))
@@ -376,7 +376,7 @@ rows = [plots.Thermometer.of(name, named[name], *kind) for name in named]
 plots.thermometer(axes, rows)
 glue("fig-gaps", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Class, training, generalisation
 #
 # How much of the gap could an encoder of this class avoid, with this decoder? We keep the decoder and train encoders alone. One goes on from the trained encoder with a smaller step size, one starts afresh. The better of the two on the training images stands for the best of the class.
@@ -417,7 +417,7 @@ torch.testing.assert_close(own.tolist(), [part.value for part in parts])
 for key, part in parts._asdict().items():
     check(key, part, f"{key.replace('_', ' ')} of the amortization gap")
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 3.2))
 plots.parts(axes, {"this VAE": parts})
 glue("fig-parts", figure)
@@ -443,7 +443,7 @@ for where, label in (("train", "training images"), ("held", "held-out images")):
     row = [by_width[where, width].means["remaining"] for width in widths]
     series[label] = (widths, [m.value for m in row], [m.se for m in row])
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots()
 plots.curves(axes, series, "hidden units", "amortization gap, nats")
 axes.set(xscale="log", yscale="log")
@@ -453,7 +453,7 @@ axes.set_yticks(ticks, ticks)
 axes.minorticks_off()
 glue("fig-width", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The decoder adapts to $q$
 #
 # Turn the latent space: $z = R z'$ with an orthogonal $R$. The prior does not notice, so $p(x)$ stays the same for every $x$. The family notices: its Gaussians lie along the axes.
@@ -512,7 +512,7 @@ upper.append(row("one unit", by_width["held", 1], *kind))
 lower = [row("trained", new, *kind), row("turned", turned_gaps, *kind)]
 lower.append(row("together,\n4 units", together, *kind))
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 size = {"figsize": (6.4, 7.6), "height_ratios": [2, 4]}
 figure, (above, below) = plt.subplots(2, 1, **size)
 plots.thermometer(above, upper)
@@ -520,7 +520,7 @@ above.get_legend().remove()
 plots.thermometer(below, lower)
 glue("fig-planted", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What a few steps of refinement close
 #
 # The encoder's answer is a start. We refine it by Adam steps with one draw each, and score with fresh noise.
@@ -534,7 +534,7 @@ for k in (1, 5, 20):
     refined[k] = replace(new, last=value, first=new.last)
     check(f"refined_{k}", refined[k].means["remaining"], f"gap after {k} steps")
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 4.8))
 kind = ("Gaussian", True, "amortization gap left")
 rows = [plots.Thermometer.of(f"K = {k}", refined[k], *kind) for k in refined]

@@ -96,12 +96,12 @@ decoder = bernoulli_mlp(settings.decoder, generator)
 decoder, vae = train(decoder, new_encoder())
 problem = Problem(decoder, x, family, bound)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Steps that are learned
 #
 # A learned step is any function of a signal and of $\lambda$ {eq}`eq-learned-step`. Gradient ascent is one: the linear map $[\alpha I, I]$ of $[\nabla_\lambda \mathcal{L}, \lambda]$.
 
-# %%
+# %% tags=["slide"]
 eye = torch.eye(n_params)
 linear = nn.Linear(2 * n_params, n_params, bias=False)
 linear.weight.data = torch.cat([0.05 * eye, eye], 1)
@@ -129,13 +129,13 @@ once = LearnedStep(image_itself, Encode(), lambda lam, answer: answer)
 path = iterative(once, family, 1)(decoder, x, bound, noise[:2])
 torch.testing.assert_close(path.lam[1], vae.init(x, decoder))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The method
 #
 # The update mixes old and new, coordinate by coordinate {eq}`eq-gated-update`. Around it, Algorithm 1 of Marino et al. (2018): every estimate is scored, and each step starts from a constant.
 
 
-# %%
+# %% tags=["slide"]
 def gated(lam, hidden, new, gate):
     share = gate(hidden).sigmoid()
     return share * lam + (1 - share) * new(hidden)
@@ -226,7 +226,7 @@ for mode in both:
 ratio = took["Unrolled"] / took["Detached"]
 print(f"unrolled takes {ratio:.1f} times as long as detached")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What the network sees
 #
 # How large are the gradients that the network is fed? A signal is a function, so another function can watch it. We train for ten iterations and record the mean magnitude over the posterior means.
@@ -266,7 +266,7 @@ low, high = each.abs().flatten().log10().quantile(torch.tensor([0.01, 0.99]))
 claim = "Decades between the 1 % and 99 % quantiles of the gradients."
 expected.check("decades", high - low, "log10", claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots()
 rows = {}
 for k in (0, 1, 2, 4, 9):
@@ -340,7 +340,7 @@ for name in list(signals)[1:]:
         claim = f"Median bound after {k} iterations, {name}."
         expected.check(key, each.clamp(min=-1e3).median(), claim=claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots()
 rows = {name: (marks, row[0].mean(1)) for name, row in steady.items()}
 plots.curves(axes, rows, "iterations at the test", "mean bound, nats")
@@ -369,7 +369,7 @@ for name in list(signals)[1:]:
         claim = f"How far one image's lam moves, {text}, {name}."
         expected.check(f"{text}_{name.split()[0]}", moved, "lam", claim)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Seeing it
 #
 # Two latent units, trained with 16 iterations. The surface is the bound of one held-out image over the two posterior means, with the variances of the best Gaussian and one set of draws throughout.
@@ -438,7 +438,7 @@ for name, row in {"learned": reached, "sgd": rival}.items():
         claim = f"Bound after {k} iterations, two latents, {name}."
         expected.check(f"plane_{name}_{k}", value, claim=claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 5.6))
 plots.landscape(axes, side, side, surface.view(61, 61).T)
 for name, method in {"SGD": sgd, "learned step": walker}.items():
@@ -480,7 +480,7 @@ slider.observe(redraw, "value")
 display(ipywidgets.VBox([slider, picture]))
 redraw()
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ### Against optimisers
 #
 # The step that was trained with ten iterations, against four optimisers on the same decoder, from the same start. Each optimiser has the step size that is best after ten steps on training images.
@@ -495,7 +495,7 @@ for name, maker in makers.items():
     best_step = tuned(model, family, maker, 10, x)
     race[name] = along(model, svi(family, best_step, 10), marks=reach)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 4.8))
 rows = {name: (reach, row.mean(1)) for name, row in race.items()}
 plots.curves(axes, rows, "iterations at the test", "mean bound, nats")
@@ -575,13 +575,13 @@ with torch.no_grad():
     held = [path.q(k).mean for k in stages]
     frames = [model.predict(mean[None])[0] for mean in held] + [shown]
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 tiles = torch.stack(frames, 1).flatten(0, 1)
 figure, axes = plt.subplots(figsize=(6.4, 4.0))
 plots.image_grid(axes, tiles, 7, [*map(str, stages), "image"])
 glue("fig-stages", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Against the standard encoder
 #
 # The same decoder sizes, hidden sizes and number of updates; one method sees the gradients, one also $x$, one has a memory.
@@ -609,7 +609,7 @@ for key, result in found.items():
     claim = f"Gap that inference leaves, {name}."
     expected.check(f"{key}_remaining", value, claim=claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 5.0))
 of = plots.Thermometer.of
 bars = []
@@ -662,7 +662,7 @@ for row, runs in news.items():
 #
 # The same for the paper's Figure 7: `make reproduce EXPERIMENT=iai-figure7 TIER=mini`.
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 points = recorded("iai-figure7")
 figure, panels = plt.subplots(1, 2, figsize=(8.5, 4.2), sharey=True)
 sides = {"iterations": (2, 5, 10, 16), "samples": (1, 5, 10, 20)}

@@ -78,7 +78,7 @@ generator = torch.Generator().manual_seed(SEED)
 randn = partial(torch.randn, generator=generator)
 family = DiagGaussian(2)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## One Gaussian is not enough
 #
 # The sign of $z_1$ is lost, and noise is added. Every posterior has two modes, mirror images.
@@ -221,7 +221,7 @@ def ellipse(axes, lam, **look):
     axes.plot(*ring, **look)
 
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, (one, two) = plt.subplots(1, 2, figsize=(8.6, 3.8))
 land(one, log_p[:, 0])
 ellipse(one, single[0], color=plots.COLOURS["encoder"], lw=2)
@@ -231,7 +231,7 @@ two.text(0.03, math.log(2) + 0.015, "log 2")
 two.set_ylim(0, 0.8)
 glue("fig-recursive-single", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Which component to add
 #
 # On the grid a distribution is a list of numbers. Mix $Q$ with a new $q$, and compare the slope of the bound at $\epsilon = 0$ {eq}`eq-mixture-slope` with central differences.
@@ -297,7 +297,7 @@ print("the criterion is the slope plus ELBO(Q)")
 # The bound is concave in $\epsilon$, so its slope falls and a bisection finds the best weight.
 
 
-# %%
+# %% tags=["slide"]
 def best_weight(log_Q, log_q, log_p):
     """The eps in [0, 1] with the highest bound, [B]; 0 where q is of no use."""
     low = torch.zeros(log_Q.shape[1])
@@ -330,7 +330,7 @@ for label, numbers in tries.items():
     useful = slope(log_Q, log_q, everywhere) > 0
     assert useful == (rows[label][1].max() > 0)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots()
 words = "weight $\\epsilon$ of the new component"
 plots.curves(axes, rows, words, "change of the bound, nats")
@@ -341,7 +341,7 @@ axes.set_ylim(-0.35, 0.3)
 axes.legend(loc="lower left")
 glue("fig-recursive-weight", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Why the KL must be bounded
 #
 # In one dimension, with posterior $\mathcal{N}(0, 1)$ and $Q = \mathcal{N}(0, s^2)$, the criterion is closed form {eq}`eq-unbounded`. Against torch's KL divergences:
@@ -357,7 +357,7 @@ formula = math.log(s) + (m**2 + v) / 2 * (1 / s**2 - 1)
 torch.testing.assert_close(own + apart, formula)
 print("the criterion grows without limit in m and in v")
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 m = torch.linspace(0, 6, 241)
 q = Normal(m, s)
 own = -kl_divergence(q, Normal(0.0, 1.0))
@@ -370,12 +370,12 @@ axes.set_ylim(-8, 8)
 axes.legend(loc="lower left")
 glue("fig-recursive-bounded", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The ceiling
 #
 # No weights bring a mixture above $\log \sum_m \exp \mathcal{L}(q_m)$ {eq}`eq-mixture-ceiling`, and none above the best component by more than $\log M$. Forty random mixtures of three:
 
-# %%
+# %% tags=["slide"]
 lam = randn(40, 15)
 Q = Mixture(family, 3)(lam, model)
 landscape = log_p[:, :1].expand(-1, 40)
@@ -386,7 +386,7 @@ assert (whole <= limit + 1e-6).all()
 assert (limit <= torch.stack(each).amax(0) + math.log(3) + 1e-12).all()
 print("no mixture is above the ceiling")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The recursion, step by step
 #
 # One component after the other, for both points and seven values of $C$ at once. Each climbs from several starts; the one with the best criterion is added with the best weight.
@@ -465,7 +465,7 @@ for point, name in enumerate(("overlapping", "apart")):
             claim = f"Gap with {n} components, modes {name}, C = {limit}."
             expected.check(key, gap, claim=claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 row = settings.bounds.index(1.0)
 figure, axes = plt.subplots(2, 4, figsize=(10, 5), sharex=True, sharey=True)
 for n in range(4):
@@ -482,7 +482,7 @@ for n in range(4):
         ax.label_outer()
 glue("fig-recursive-steps", figure)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots()
 rows = {}
 for point, name in enumerate(("overlapping", "apart")):
@@ -542,13 +542,13 @@ for control in (which, choose, count):
 display(ipywidgets.VBox([which, choose, count, picture]))
 redraw()
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Amortized, on the toy
 #
 # Now encoders answer, and all components are taught at once, each by its own goal. Written out for two components {eq}`eq-recursive-goals`: what is held still decides who learns what.
 
 
-# %%
+# %% tags=["slide"]
 def goals_by_hand(x, lam, eps):
     """What phi climbs, [B], for two components; S draws of each."""
     Q, held = (Mixture(family, 2)(part, model) for part in (lam, lam.detach()))
@@ -606,7 +606,7 @@ for name, sign in {"copy": 1, "mirror": -1}.items():
 trained["joint"] = joint_mixture(*pair(1)).double()
 fit(model, trained["joint"], data, schedule)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), sharey=True)
 titles = {"copy": "recursive, from a copy", "joint": "joint, from a copy"}
 titles |= {"mirror": "recursive, from the mirror image"}
@@ -693,7 +693,7 @@ for row, values in fresh.items():
     halved = sum(gap < half for gap in values["gap"])
     expected.check(f"fresh_{key_of(row)}_halved", halved, "seeds", claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 shown = [row for row in toy if "unequal" not in row and "modes" not in row]
 shown = [row for row in shown if toy[row]["stopped"] == 0]
 figure, axes = plt.subplots(figsize=(6.6, 6))
@@ -710,7 +710,7 @@ axes.set_xticks([], minor=True)
 axes.grid(axis="y", alpha=0.3)
 glue("fig-recursive-toy", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Digits
 #
 # `make reproduce EXPERIMENT=rme-digits TIER=mini SEEDS=5`: equal hidden widths, the best epoch on validation data for every row.
@@ -751,7 +751,7 @@ for other in ("vae", "joint/2", "recursive/2"):
 shown = [row for row in digits if "boosted" not in row]
 looks = {"bound": ("elbo", "|", 0.12), "log p": ("evidence", "o", -0.12)}
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.6, 5))
 for y, row in enumerate(shown):
     log_p_seen = [-number for number in digits[row]["nll"]]

@@ -64,7 +64,7 @@ from avi.training import TrainingError
 use_threads()
 plots.style()
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What it means to reproduce
 #
 # An experiment is a module with named rows, and a row is a frozen dataclass. All it holds is its configuration.
@@ -81,7 +81,7 @@ print(claim.quantity, f"{claim.paper:.2f}", claim.unit, "+-", claim.tolerance)
 # A row is known again by a hash of what it holds. Fields that were added later count only where they differ from their default.
 
 
-# %%
+# %% tags=["slide"]
 def held(value):
     if not dataclasses.is_dataclass(value):
         return value
@@ -117,7 +117,7 @@ print("another tolerance, another hash:", known_by(wider) != known_by(row))
 # The rule {eq}`eq-verdict-rule` has three answers, and no answer below three seeds.
 
 
-# %%
+# %% tags=["slide"]
 def judge(values, paper, tolerance):
     inside = [abs(value - paper) <= tolerance for value in values]
     if len(values) < 3:
@@ -127,7 +127,7 @@ def judge(values, paper, tolerance):
     return "partly" if any(inside) else "not reproduced"
 
 
-# %%
+# %% tags=["slide"]
 generator = torch.Generator().manual_seed(SEED)
 claim = Claim("gap", "nats", paper=0.0, tolerance=0.5)
 seen = Counter()
@@ -173,7 +173,7 @@ for n in (1, 3, 5, 10):
     panels[1].plot(biases, 1 - (1 - once) ** n, label=label)
 plt.close(figure)  # shown once it is complete
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 for axes, title in zip(panels, ("the mean is within", "any seed is within")):
     axes.axvline(1, color="black", ls=":")
     axes.set(title=title, xlabel="distance to the paper / tolerance")
@@ -191,7 +191,7 @@ for n in (1, 3, 5, 10):
     key = f"lucky_any_{n}"
     expected.check(key, any_one, "chance", f"Any seed within: {about}")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## How a row runs
 #
 # The rows of `settings`, at its tier, into a temporary folder. The runner is the one behind `make reproduce`.
@@ -226,7 +226,7 @@ longer = dataclasses.replace(todo[0].row, n_steps=10)
 changed = dataclasses.replace(todo[0], row=longer)
 print("another file:", changed.path != todo[0].path)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ### Stopped and continued
 #
 # A run is stopped in its second epoch. It goes on from its checkpoint, and ends with the values of one that was never stopped.
@@ -244,7 +244,7 @@ def one_epoch(learner):
     epoch(learner)
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 with patch.object(table.Learner, "run_epoch", one_epoch):
     try:
         stopped()
@@ -292,7 +292,7 @@ for rate in (0.1, 0.6, 0.3):
     record = run()
     print(rate, record.get("failure", "has a value"))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What has been run
 #
 # From here on nothing is computed anew: the records of the long runs are read. Every number is counted in the files.
@@ -424,7 +424,7 @@ for shift, (column, label) in zip((-0.1, -0.1, 0.1), SHOWN.items()):
     axes.plot(*zip(*at), "o", ms=6, alpha=0.75, label=label)
 plt.close(figure)  # shown once it is complete
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 papers = sorted({row.claim.paper for row in sa_rows.values()})
 axes.plot(papers, papers, "x", color="black", ms=9, mew=2, label="paper")
 axes.set(xlabel="the paper's gap, nats", ylabel="our gap, nats")
@@ -467,7 +467,7 @@ def table_of(name):
 
 display(table_of("savae-table1"))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The linear model and the saw
 #
 # Final losses beside the stored values of the published notebooks, in units of the row's tolerance.
@@ -492,7 +492,7 @@ for place, (_, off, answer) in enumerate(places):
     axes.text(1.02, place, answer.split(":")[0], fontsize=11, **beside)
 plt.close(figure)  # shown once it is complete
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 axes.set_yticks(range(len(places)), [label for label, *_ in places])
 axes.set(xlabel="(ours − paper) / tolerance", ylim=(len(places) - 0.5, -0.5))
 axes.set_xscale("symlog", linthresh=1)
@@ -511,7 +511,7 @@ expected.check("avi_within", within, "runs", "Of them within the tolerance.")
 for name in ("avi-linear", "avi-saw"):
     display(table_of(name))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Iterative inference, smaller
 #
 # The paper's figures at the mini tier: other data, smaller networks, fewer epochs. What can be compared is the shape.
@@ -566,7 +566,7 @@ axes.set_xticks(marks, marks)
 axes.legend()
 axes.minorticks_off()  # and nothing that would be printed
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 axes, counts = panels[1, 1], (2, 5, 10, 16)
 for kind in ("gradients", "x-and-gradients", "errors", "x-and-errors"):
     rows = [f"iterations/{kind}/{n}" for n in counts]
@@ -591,7 +591,7 @@ for row, label in names.items():
     claim = f"Figure 4, lead after 16 iterations, decoder {label}."
     expected.check(key, lead, claim=claim)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What it cost
 #
 # The seconds are in the records.
@@ -604,7 +604,7 @@ for tier, kept in (("full", full), ("mini", mini)):
         if seconds:
             spent[f"{name}, {tier}"] = sum(seconds) / 60, len(seconds)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 0.4 * len(spent) + 1))
 minutes = [total for total, _ in spent.values()]
 bars = axes.barh(list(spent), minutes, color=plots.COLOURS["elbo"])

@@ -120,13 +120,13 @@ method = methods["VAE+SVI+KL"]
 path = method(model, x, bound, method.noise(1, x, generator))
 torch.testing.assert_close(imitation(path), kl_to_last(path).phi)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The derivative of a climb
 #
 # Ten lines. `create_graph=True` keeps the graph of each gradient, so that the whole climb can be differentiated {eq}`eq-savae-step`.
 
 
-# %%
+# %% tags=["slide"]
 def unrolled(problem, lam, noise, lr=0.05, gamma=0.5):
     """The bound after K momentum steps from lam, summed over the batch."""
     velocity = torch.zeros_like(lam)
@@ -138,7 +138,7 @@ def unrolled(problem, lam, noise, lr=0.05, gamma=0.5):
     return problem(lam, noise[-1]).sum()
 
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # The same derivative by the reverse recursion {eq}`eq-adjoint`.
 # Going up it keeps only where it was. Going back it needs, at each place, the product of the Hessian with one vector; *how* is left to the function `product`, because we shall try two.
 
@@ -245,7 +245,7 @@ for key, (a, b) in spots.items():
     axes.text(a, b, f"${texts[key]}$", **middle)
 plt.close(figure)  # shown once it is complete
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 labels = {"$H_0$": (0.22, 0.62), "$H_1$": (2.22, 0.62), "$I$": (1, 0.24)}
 labels |= {"$\\alpha$": (1.72, 0.66), "$M_0$": (1.75, 1.85)}
 labels |= {"$M_1$": (3.4, 1.28), "$\\alpha$ ": (3.72, 0.66), "$I$ ": (3, 0.24)}
@@ -289,7 +289,7 @@ saved = memory["unrolled", 40] / memory["adjoint", 40]
 claim = "Memory at K = 40, unrolled over adjoint."
 expected.check("memory_ratio", saved, "ratio", claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots()
 series = {}
 for name in modes:
@@ -298,7 +298,7 @@ plots.curves(axes, series, "steps $K$", "peak of tensor memory, MB")
 axes.set_ylim(bottom=0)
 glue("fig-memory", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Why not finite differences
 #
 # A Hessian-vector product is a directional derivative of the gradient, so two gradients nearly give it {eq}`eq-finite-difference`. We put that into the same recursion and let the width vary, in single and in double precision. The truth is double backward in double precision.
@@ -354,7 +354,7 @@ for part, name in enumerate(("encoder", "decoder")):
     panels[part].axhline(exact[part], color="black", ls=":")
 plt.close(figure)  # shown once it is complete
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 for part, axes in enumerate(panels):
     where = {"ha": "right", "fontsize": 11}
     axes.text(1, exact[part] * 1.7, "exact, single precision", **where)
@@ -363,7 +363,7 @@ panels[0].set_xlabel("")
 panels[1].get_legend().remove()
 glue("fig-differences", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ### Clipping
 #
 # Steps are often clipped. The clip belongs to the loop that is run, so its derivative belongs to the derivative {eq}`eq-clip-derivative`.
@@ -424,7 +424,7 @@ for key, step in (("clipped", clipped), ("batch", together)):
     claim = f"How far replacing the others moves lam of one image, {key}."
     expected.check(f"company_{key}", moved.norm(), "lam", claim)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## A world with a known model
 #
 # Sequences of five tokens, drawn from a fixed language model whose latent has two units and speaks at the output only {eq}`eq-sequence`. The model is given; inference alone is learned. The encoders are narrow on purpose: something should be left to refine.
@@ -534,13 +534,13 @@ for key, (result, name) in rows.items():
     bars.append(of(name, result, "Gaussian", key not in ("vae", "longer")))
 plt.close(figure)  # shown once it is complete
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 plots.thermometer(panels[0], bars[:4])
 panels[0].get_legend().remove()
 plots.thermometer(panels[1], bars[4:])
 glue("fig-oracle", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ### A start, not an answer
 #
 # SA-VAE's own $\lambda_0$ is a poor posterior. Is it the means, or the variances? We replace one or the other by those of the best Gaussian.
@@ -645,7 +645,7 @@ answer = places(refined, 0)[0]
 cross = {"ms": 13, "mec": "black", "ls": "", "label": "VAE", "zorder": 6}
 plt.close(figure)  # shown once it is complete
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 axes.plot(*answer, "X", mfc=plots.COLOURS["encoder"], **cross)
 plots.optimum(axes, summit, "grid optimum")
 axes.set(xlabel="mean of $z_1$", ylabel="mean of $z_2$")
@@ -690,7 +690,7 @@ for text, control in controls.items():
 display(ipywidgets.VBox([*controls.values(), picture]))
 redraw()
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## How many steps, what step size
 #
 # One SA-VAE encoder was trained with 5 steps, one with 20. What do they give with other numbers of steps at the test?
@@ -712,7 +712,7 @@ for name, (_, values, _) in curves.items():
         claim = f"Gap left after {k} test steps, {name}."
         expected.check(f"test_{key}_{k}", value, claim=claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 4.8))
 plots.curves(axes, curves, "steps at the test", "gap left, nats")
 axes.set(xscale="symlog", yscale="log", xticks=marks, xticklabels=marks)
@@ -741,7 +741,7 @@ for name, row in by_size.items():
         claim = f"Gap left, 20 steps of {sizes[number]}, {name}."
         expected.check(key, value.log10(), "log10", claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots()
 rows_here = {name: (sizes, row) for name, row in by_size.items()}
 plots.curves(axes, rows_here, "step size $\\alpha$", "gap left, nats")
@@ -750,7 +750,7 @@ axes.set(xscale="log", yscale="log", xticks=sizes, xticklabels=sizes)
 axes.minorticks_off()
 glue("fig-sizes", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Handwriting, with a decoder that learns
 #
 # Now $\theta$ learns too. Three models from three methods, with $K = 5$; the VAE is also refined at the test alone.
@@ -811,7 +811,7 @@ for key, result in written.items():
     claim = f"Held-out bound less that of the VAE, {name}."
     expected.check(f"image_{key}_gain", gain, claim=claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 5.6))
 bars = [of(names[k], written[k], "Gaussian", k != "vae") for k in names]
 plots.thermometer(axes, bars)

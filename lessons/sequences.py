@@ -71,7 +71,7 @@ expected = Expected("sequences", DATA)
 generator = torch.Generator().manual_seed(SEED)
 bound = elbo(analytic_kl=True)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Sentences with known probabilities
 #
 # A hidden topic, one of eight, chooses who acts, what is done, to what and where. The pattern of the sentence does not depend on it.
@@ -124,7 +124,7 @@ x = corpus.test.groups[0]
 z = torch.randn(len(x), 2, generator=generator)
 torch.testing.assert_close(by_hand(model, x, z), model.log_lik(x, z[None])[0])
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The silent point
 #
 # Let the decoder ignore $z$, and let the encoder answer with the prior {eq}`eq-collapsed`. What do the gradients say? We take every draw together with its mirror image, so that the mean of the draws is zero exactly.
@@ -148,13 +148,13 @@ print("no gradient for the decoder's use of z:", silent)
 print("no gradient for the encoder:", still)
 print("the language model goes on learning:", alive)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Annealing and word dropout
 #
 # The first remedy lets $\beta$ rise from 0 to 1 {eq}`eq-annealed`; the second hides words from the decoder {eq}`eq-word-dropout`. Both are short.
 
 
-# %%
+# %% tags=["slide"]
 def ramp(step, n_steps):  # beta at this step of training
     return min(1.0, step / n_steps)
 
@@ -217,7 +217,7 @@ trained = {
     "both": text_vae(objective=annealed, **hidden),
 }
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## How to see a collapse
 #
 # For each model, on held-out sentences: the bound, $\log p(x)$ by importance sampling, the rate, and how much of it is information {eq}`eq-rate-split`. For the topic we train a classifier on draws of $z$; how much it lowers the cost of naming the topic is a lower limit of what $z$ tells about it.
@@ -238,7 +238,7 @@ def heap(ends, model):  # every sentence's posterior, in one batch
     return DiagGaussian(lam.shape[1] // 2)(lam, model)
 
 
-# %%
+# %% tags=["slide"]
 def information(q, n_samples=10):
     """Mean KL(q(z | x_n) || q(z)), where q(z) is the mean of all N."""
     n, total = len(q.mean), 0
@@ -334,13 +334,13 @@ ppl = evaluation.perplexity(-total, corpus.test.n_tokens)
 assert math.isclose(ppl, by_token)
 expected.check("lm_ppl", ppl, "choices", "Perplexity, language model.")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## A better posterior while training
 #
 # The third remedy is SA-VAE. Its steps through an LSTM that reads $z$ would take too long here. So we let $z$ speak at the output only {eq}`eq-sequence`, where steps are cheap, and train on the same sentences.
 
 
-# %%
+# %% tags=["slide"]
 def output_vae(make):
     """A decoder that hears z at the output only, trained with a method."""
     width = settings.width
@@ -389,7 +389,7 @@ for axes, (key, title) in zip(panels, titles.items()):
 panels[0].set_ylabel("mean of $z_2$")
 plt.close(figure)  # shown once it is complete
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 handles = panels[0].get_legend_handles_labels()
 figure.legend(*handles, loc="outside lower center", ncol=4, fontsize=11)
 glue("fig-topics", figure)
@@ -448,7 +448,7 @@ for key in ("vae", "both"):
     claim = f"Distinct greedy sentences of 200 draws of z, {names[key]}."
     expected.check(f"{key}_distinct", distinct, "sentences", claim)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What z says
 #
 # Output saliency asks, of each word, how strongly $z$ speaks to it; input saliency, how strongly the word speaks to $z$ {eq}`eq-output-saliency`. Both are norms of gradients.
@@ -464,7 +464,7 @@ def token_log_p(model, x, z):  # z [B, D] -> [B, T]
     return logits.log_softmax(-1).gather(-1, x[..., None])[..., 0]
 
 
-# %%
+# %% tags=["slide"]
 def output_saliency(model, x, z):
     """Norm of d log p(x_t | x_<t, z) / d z, [B, T]; and the gradients."""
     z = z.detach().requires_grad_()
@@ -560,7 +560,7 @@ for axes, series in zip(panels, (lines, heads)):
     axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend
 plt.close(figure)  # shown once it is complete
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 panels[0].set_ylabel("output saliency")
 panels[1].set_ylabel("input saliency")
 panels[1].set_xticks(places, slots)
@@ -580,12 +580,12 @@ for row, (sentence, strengths) in enumerate(zip(group, values)):
         axes.text(column + 0.48, -row, label, **middle)
 plt.close(figure)  # shown once it is complete
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 axes.set(xlim=(0, len(group[0]) - 1), ylim=(-4.5, 0.5))
 axes.set_axis_off()
 glue("fig-shaded", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## More steps at the test
 #
 # The perplexity bound after $k$ steps at the test, from a constant start (the prior) and from the encoder's start.
@@ -646,12 +646,12 @@ for axes, name in zip(panels, ("prior", "encoder")):
     axes.minorticks_off()
 plt.close(figure)  # shown once it is complete
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 panels[1].set_ylabel("")
 panels[1].get_legend().remove()
 glue("fig-test-steps", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Table 1
 #
 # The synthetic experiment at full size runs for a few hours, apart from this lesson. Here its stored results are read.
@@ -710,7 +710,7 @@ for place, row in enumerate(shown):
     axes.plot(paper, place, "x", color="black", ms=9, mew=2)
 plt.close(figure)  # shown once it is complete
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 axes.set_yticks(range(len(shown)), shown)
 axes.set(xlabel="gap to the true NLL, nats", xlim=(0, None))
 axes.grid(axis="y", alpha=0.3)

@@ -47,7 +47,7 @@ generator = torch.Generator().manual_seed(SEED)
 use_threads()
 plots.style()
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## A gradient for every example
 #
 # The bound of example $b$ depends on row $b$ of $\lambda$ alone.
@@ -114,7 +114,7 @@ def nats_left(size, lr):
     return best[0] - path.value(-1)[0]
 
 
-# %%
+# %% tags=["slide"]
 for key, size, lr, over in (
     ("left_sum", 100, 0.02, "sum over a batch"),
     ("left_mean_10", 10, 0.02 / 10, "mean over 10"),
@@ -123,13 +123,13 @@ for key, size, lr, over in (
     claim = f"Nats left after 20 steps on the {over}."
     expected.check(key, nats_left(size, lr), claim=claim)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Two gradients
 #
 # When the bound is not closed form we estimate its gradient from draws.
 # The score-function estimator {eq}`eq-score-function` differentiates the density of $q$ at fixed draws; the reparameterised one {eq}`eq-reparameterised-gradient` differentiates the draws.
 
-# %%
+# %% tags=["slide"]
 def log_joint(model, x, z):
     """log p(x, z_s), [S, B]."""
     return model.log_lik(x, z) + model.log_prior(z)
@@ -186,7 +186,7 @@ for dim in (1, 32):
     ratio = torch.tensor(score_by_dim[dim] / path_by_dim[dim])
     expected.check(f"ratio_{dim}", ratio.log10(), "log10", text.format(dim))
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, (left, right) = plt.subplots(1, 2, sharey=True)
 left.loglog(score_by_dim.keys(), score_by_dim.values(), "C3o-", label="score")
 left.loglog(score_by_dim.keys(), path_by_dim.values(), "C0s-", label="path")
@@ -196,14 +196,14 @@ right.set(xlabel="draws $S$, $D = 8$")
 left.legend(["score", "reparameterised"])
 glue("fig-variance", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The KL in closed form
 #
 # The library's `elbo(analytic_kl=True)` puts the exact KL {eq}`eq-gaussian-kl` in place of its estimate.
 # A third form keeps every sample but treats $\lambda$ inside $\log q$ as a constant, so that only the path through $z$ is differentiated.
 # All three gradients have one mean.
 
-# %%
+# %% tags=["slide"]
 def gaussian_kl(mean, log_var):  # to N(0, I), nats: [B, D], [B, D] -> [B]
     return 0.5 * (log_var.exp() + mean**2 - 1 - log_var).sum(-1)
 
@@ -245,7 +245,7 @@ for name, form in forms.items():
     exact[name] = k[name] ** 2 * (var + var**2 / 2) + c[name] ** 2 * var / 4
     torch.testing.assert_close(measured[name], exact[name], rtol=0.1, atol=1e-9)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots()
 for (name, variance), look in zip(exact.items(), ("-", "--", "-.")):
     axes.plot(shares, variance, look, label=name)
@@ -255,7 +255,7 @@ axes.set(yscale="symlog", ylim=(-0.05, 60), ylabel="variance of the gradient")
 axes.set_xlabel("share of the way from prior to posterior")
 glue("fig-kl-variance", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Three ways to take a step
 #
 # A step is a pure function: it is handed $\lambda$, the gradient and its memory, and returns the new $\lambda$ and the new memory.
@@ -322,7 +322,7 @@ xs, ys = torch.linspace(-2, 2.2, 85), torch.linspace(-3, 1.5, 91)
 grid = torch.cartesian_prod(xs, ys)
 surface = count_elbo(line, count, plane(grid, line), None)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots()
 plots.landscape(axes, xs, ys, surface.view(85, 91).T)
 for name in paths:
@@ -347,7 +347,7 @@ def climb_by_hand(lr=0.08, gamma=0.7, n_steps=10):
 
 _ = interact(climb_by_hand, lr=(0.01, 0.5), gamma=(0, 0.95), n_steps=(0, 50))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Learning the model: variational EM
 #
 # Now handwriting. The decoder is a network, $\lambda$ starts at the prior for every image of every batch and climbs $K = 20$ Adam steps, and the decoder then learns from where it ended {eq}`eq-variational-em`.
@@ -372,7 +372,7 @@ test = dataset.evaluation("test", generator)[:100]
 path = method(model, test, bound, method.noise(1, test, generator))
 samples = model.predict(model.prior.ancestral(24, generator).z).detach()
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplot_mosaic("aa;bc", figsize=(7, 6))
 history = {"elbo": [record.theta for record in run.history]}
 plots.curves(axes["a"], history, "training step", "ELBO, nats")
@@ -425,7 +425,7 @@ for key, value, claim in (
     expected.check(key, value.mean(), claim=claim)
 expected.check("ess", share, "%", "Mean effective share of 5,000 draws.")
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots()
 plots.curves(axes, curves, "steps on $\\lambda$", "held-out ELBO, nats")
 axes.set(xscale="symlog", xticks=marks, xticklabels=marks)
@@ -471,7 +471,7 @@ for key, name, where in (
 # %% [markdown]
 # And what happens when all steps share one draw of the noise, and that same draw keeps the score?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "slide"]
 once = torch.randn(1, 1, len(test), family.n_noise, generator=generator)
 path = method.with_steps(200)(model, test, bound, once.expand(201, -1, -1, -1))
 fresh = score(problem, path.lam[-1], generator)

@@ -47,13 +47,13 @@ generator = torch.Generator().manual_seed(SEED)
 use_threads()
 plots.style()
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The bound from scratch
 #
 # The encoder answers for each image with a mean and a log variance. A draw, the decoder, and the KL in closed form {eq}`eq-gaussian-kl` give the bound.
 # Nothing stands between the bound and the parameters of either network, so one backward pass serves both.
 
-# %%
+# %% tags=["slide"]
 def vae_bound(encoder, decoder, x, eps):
     """One-draw estimate of the ELBO, nats: x [B, X], eps [B, D] -> [B]."""
     mean, log_var = encoder(x).chunk(2, -1)
@@ -191,7 +191,7 @@ elbo_seen = history["training images"][-1]
 expected.check("elbo_seen", elbo_seen, claim="ELBO, training images.")
 expected.check("rate", rate.mean(), claim="Rate, held-out images.")
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 series = {}
 for name, curve in history.items():
     series[name] = (range(10, settings.epochs + 1, 10), curve)
@@ -215,7 +215,7 @@ z = q.mean[:1].repeat(4, 9, 1)  # [units, places, D]
 for row, unit in enumerate(units):
     z[row, :, unit] = torch.linspace(-2, 2, 9)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, (left, right) = plt.subplots(1, 2)
 plots.image_grid(left, samples, 6)
 pairs = torch.stack([test[:12], model.predict(q.mean[:12])], 1)
@@ -224,19 +224,19 @@ left.set_title("samples")
 right.set_title("held out, decoded")
 glue("fig-looking", figure)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 3))
 plots.image_grid(axes, model.predict(z).flatten(0, 1), 9)
 glue("fig-traversals", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The aggregate posterior
 #
 # Put a draw from the posterior of each of $N$ images into one heap: that is the aggregate posterior $q(z)$, a mixture of $N$ Gaussians {eq}`eq-aggregate`.
 # The mean rate splits into what $z$ tells about which image it was, and what tells the heap from the prior {eq}`eq-rate-split`.
 # Both parts are averages of logarithms over draws; every draw is scored under all $N$ Gaussians.
 
-# %%
+# %% tags=["slide"]
 def split_rate(q, prior):
     """log q(z | x) - log q(z) and log q(z) - log p(z), a draw each, [N]."""
     draw = q.ancestral(1, generator)
@@ -289,7 +289,7 @@ expected.check("elbo_plane", elbo_plane, claim=claim)
 places = plane.init(test, plane_model)[:, :2]  # the encoder's means
 digits = dataset.labels["test"][: len(test)]
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 6.4))
 for digit in range(10):
     points = places[digits == digit].T
@@ -331,7 +331,7 @@ def show(z1=0.0, z2=0.0):
 
 _ = interact(show, z1=(-3, 3, 0.1), z2=(-3, 3, 0.1))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Rate against distortion
 #
 # Weigh the rate by $\beta$ in training {eq}`eq-beta`, and judge with $\beta = 1$.
@@ -354,7 +354,7 @@ for beta in betas:
     claim = f"Held-out ELBO after training with beta = {beta:g}."
     expected.check(f"elbo_{name}", -sum(sweep[beta]), claim=claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots()
 axes.plot(*zip(*sweep.values()), "C1s-")
 for beta, point in sweep.items():
@@ -364,7 +364,7 @@ for total in torch.arange(-2, 13, 2) - elbo.round():
 axes.set(xlabel="rate, nats", ylabel="distortion, nats")
 glue("fig-rate-distortion", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## How much likelihood is that?
 #
 # The ELBO is too low. With $S$ draws inside the logarithm the bound rises towards $\log p(x)$, and for large $S$ the distance left is predicted by the effective sample size {eq}`eq-nll-bias`.
@@ -419,7 +419,7 @@ for key, value, unit, claim in (
 ):
     expected.check(key, value, unit, claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 sizes = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 series = {}
 for name, log_w in (("encoder", own), ("prior", blind)):
@@ -456,7 +456,7 @@ for key, x, where in (
     gain = evidence(*frozen, x) - evidence(model, method, x)
     expected.check(key, gain, claim=claim.format(where))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Trap one: grey pixels
 #
 # One trained model, three versions of the same held-out images: grey as they are, binarised by a draw, and cut at one half.
@@ -471,7 +471,7 @@ for name, x in versions.items():
     claim = f"What the formula gives for {name} held-out images."
     expected.check(f"value_{name}", values[name], claim=claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 2.6))
 rows = torch.cat([x[:8] for x in versions.values()])
 plots.image_grid(axes, rows, 8)
@@ -516,7 +516,7 @@ expected.check("grey_elbo", -total.mean(), claim=claim.format("ELBO"))
 log_p_grey = evidence(*greyish, test)
 expected.check("grey_log_p", log_p_grey, claim=claim.format("log p"))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Trap two: a mean where a sum belongs
 #
 # A library's loss averages over pixels unless told otherwise. Add a summed KL to that average, and the KL weighs $X$ times too much {eq}`eq-mean-loss`.
@@ -547,7 +547,7 @@ for key, value, claim in (
 ):
     expected.check(key, value, claim=claim)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Trap three: the mean of $q$ in place of a draw
 #
 # At test time it is tempting to decode the mean: no noise, sharper pictures. The number that comes out is no bound {eq}`eq-mean-point`.
@@ -577,7 +577,7 @@ expected.check("at_mean", claimed, claim="Held-out log p(x | mean of q) - KL.")
 claim = "Its excess over the ELBO, by second order."
 expected.check("second", second, claim=claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 shown = {"ELBO": elbo, "log p": log_p, "grey": values["grey"]}
 shown |= {"cut at 1/2": values["cut"], "mean of q": claimed, "loss": -loss}
 figure, axes = plt.subplots()

@@ -63,13 +63,13 @@ normal, saw = NormalNormal(settings.n), Saw(settings.n)
 x = normal.sample(1, 1.5, generator)  # [B, N]: one data set is one example
 y = saw.sample(1, 3.4159, generator)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Two ways to fill in $\lambda$
 #
 # F-VI has a mean and a log variance for each latent variable. A-VI has them for $\theta$ only, and computes the others from the data {eq}`eq-a-vi`. By hand:
 
 
-# %%
+# %% tags=["slide"]
 def along(net, q_0, features):
     """[means of theta, z_1 ... z_N, then their log variances]"""
     each = net(features)  # [B, N, 2]: the same net for every n
@@ -88,7 +88,7 @@ by_hand = along(init.net, init.q_0, pairs)
 torch.testing.assert_close(by_hand, init(y, saw))
 torch.testing.assert_close(pairs, windows(1, 0)(y))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Where F-VI ends
 #
 # Coordinate ascent, {eq}`eq-cavi`: each factor in turn becomes the best one while the others stay. For the normal-normal model and for the saw the rules take a few lines. Where does the rule for $q_n$ look at other observations?
@@ -147,7 +147,7 @@ shown = {"normal-normal": (x[0], one, "$x_n$")}
 shown |= {"saw, one input": (y[0], two, "$x_n$")}
 shown |= {"saw, two inputs": (seen, two, "weighted sum")}
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, panels = plt.subplots(1, 3, figsize=(9, 3.4))
 for axes, (title, (inputs, answers, label)) in zip(panels, shown.items()):
     axes.scatter(inputs, answers, s=16, color=plots.COLOURS["q"])
@@ -155,13 +155,13 @@ for axes, (title, (inputs, answers, label)) in zip(panels, shown.items()):
 panels[0].set_ylabel("best mean of $q_n$")
 glue("fig-points", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## The gap of a class
 #
 # What does a factorised Gaussian lose? The difference of two divergences, or the short form {eq}`eq-excess`.
 
 
-# %%
+# %% tags=["slide"]
 def excess(model, lam, x):
     """KL(q || posterior) less the smallest a factorised Gaussian has."""
     posterior = model.exact_posterior(x)
@@ -241,7 +241,7 @@ for label, (kind, theta, features) in rows.items():
         gaps.append(gap(kind(n), data, features).mean())
     growth[label] = settings.sizes, gaps
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 4.4))
 plots.curves(axes, growth, "observations $N$", "amortization gap, nats")
 axes.set(xscale="log", yscale="log")
@@ -325,7 +325,7 @@ for width in widths:
     claim = f"Gap per observation, {width} ReLUs, recoded input."
     expected.check(f"width_{width}", 1000 * min(found), "0.001 nat", claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 3.8))
 line = {"network of ReLUs": (widths, narrow)}
 plots.curves(axes, line, "hidden units", "gap per observation, nats")
@@ -337,12 +337,12 @@ axes.minorticks_off()
 axes.legend()
 glue("fig-width", figure)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Where the gap stays open
 #
 # A hidden Markov model with Gaussian states: $z_n$ depends on every observation. First a data set that has the same value everywhere, so any function of $x_n$, and any function of the whole of $x$ that is not told $n$, gives one answer.
 
-# %%
+# %% tags=["slide"]
 walk = GaussianChain(100, phi=1.0)
 alike = torch.ones(1, 100)
 answers = walk.best_factorised(alike)[0, :100]
@@ -387,7 +387,7 @@ for key, (phi, noise_var) in kinds.items():
         share = 1000 * lines[key][w]
         expected.check(f"window_{key}_{w}", share, "0.001 nat", claim)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, axes = plt.subplots(figsize=(6.4, 4.6))
 curves = {}
 for key, (phi, noise_var) in kinds.items():
@@ -420,7 +420,7 @@ for n, (whole, shared) in floors.items():
     claim = f"One variance's part in the {part}."
     expected.check(f"shared_{n}", 1000 * shared, "0.001 nat", claim)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## Width and speed
 #
 # The paper's experiments run apart from the lesson, for hours in all: `make reproduce EXPERIMENT=avi-linear TIER=full`, and `avi-saw`; of `avi-nonlinear` there is a smaller version, `TIER=mini`. Here the stored results are read.
@@ -497,7 +497,7 @@ titles |= {"degree-1": "A-VI, step 0.01", "published/f-vi": "F-VI"}
 titles |= {"published/two-inputs/10": "$f(x_{n-1}, x_n)$"}
 titles |= {"published/one-input/20": "$f(x_n)$"}
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output", "slide"]
 figure, panels = plt.subplots(1, 2, figsize=(9, 4.2))
 for axes, (name, rows) in zip(panels, full.items()):
     shown = {titles[k]: curve(rows[k]) for k in titles if k in rows}

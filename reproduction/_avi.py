@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from avi.core import Model, Objective
 from avi.densities import LOG_2PI, Gaussian
+from avi.device import here
 from avi.families import MeanField
 from avi.inference import Constant, Refine
 from avi.objectives import elbo
@@ -62,8 +63,8 @@ class FieldBound:
         log_q = -0.5 * (q.log_var[0] + second + LOG_2PI).sum()
         parts = model.prior_residuals(mean), model.data_residuals(x[0], mean)
         r = torch.cat(parts, -1).unflatten(-1, (len(self.slopes), -1))  # [2, N]
-        t, s = torch.tensor(self.slopes, dtype=r.dtype).T[..., None]
-        at, ez = t * sd[0], s * sd[1:]
+        at = torch.stack([t * sd[:1] for t, _ in self.slopes])
+        ez = torch.stack([s * sd[1:] for _, s in self.slopes])
         squares = r.square() + 2 * r * (at * first[0] + ez * first[1:])
         squares = squares + at**2 * second[0] + ez**2 * second[1:] + 2 * at * ez * product[1:]
         scales = model.prior_log_scale + model.data_log_scale
@@ -106,20 +107,27 @@ def polynomial(n_features: int, n_out: int, generator: torch.Generator) -> nn.Li
     return net
 
 
+def torch_linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
+    """`nn.Linear` after torch.manual_seed, with a generator of its own: threads share torch's."""
+    layer, bound = nn.Linear(n_in, n_out), n_in**-0.5
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    return layer
+
+
 def torch_mlp(sizes: tuple[int, ...], seed: int, activation: type[nn.Module]) -> nn.Sequential:
     """Plain layers with the first weights that torch gives them, as published."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        pairs = [nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:])]
+    generator = torch.Generator().manual_seed(seed)
+    pairs = [torch_linear(i, o, generator) for i, o in zip(sizes[:-1], sizes[1:])]
     return nn.Sequential(*[m for pair in pairs for m in (pair, activation())][:-1])
 
 
 def train(world: World, method: Refine, settings: TrainSettings, checkpoint: Path) -> Tensor:
     """The loss of every iteration. An epoch is one iteration: the data set is one example."""
     done = fit(
-        world.model,
-        method,
-        world.x,
+        here(world.model),
+        here(method),
+        here(world.x),
         settings,
         objective=lambda step: world.objective,
         checkpoint=checkpoint,

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from avi import checkpoint as ckpt
 from avi.batches import Batches, Rows
+from avi.device import here
 from avi.inference import Refine
 from avi.objectives import elbo
 from avi.training import TrainSettings, anneal, fit
@@ -67,7 +68,9 @@ class Training:
         checkpoint: Path,
         observe=lambda x, generator: x,
     ):
-        self.row, self.model, self.method, self.score = row, model, method, score
+        self.row, self.score, self.model = row, score, here(model)
+        self.method = None if method is None else here(method)
+        train = here(train)
         self.train = Rows(train) if isinstance(train, Tensor) else train
         self.seed, self.path, self.observe = seed, checkpoint, observe
         self.kept = None  # the weights with the best validation bound

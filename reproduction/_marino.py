@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from avi.batches import Batches
 from avi.core import Family, Problem
 from avi.data.dataset import Observe
+from avi.device import here, seeded
 from avi.evaluation import (
     Evidence,
     bits_per_dim,
@@ -182,9 +183,8 @@ class World:
         generator = torch.Generator().manual_seed(seed)
         model = decoder_of(row, parts.valid.shape[1], parts.likelihood, generator)
         before = (LogCounts(),) if parts.is_text else ()
-        return World(
-            model, parts.train, parts.valid, parts.test, parts.observe, before, parts.is_text
-        )
+        train, valid, test = map(here, (parts.train, parts.valid, parts.test))
+        return World(here(model), train, valid, test, parts.observe, before, parts.is_text)
 
     @property
     def n_x(self) -> int:
@@ -195,7 +195,7 @@ class World:
 
     def train_best(self, row: Row, seed: int, checkpoint: Path) -> Trained:
         """Train model and method together; the best of the epochs on the validation data."""
-        method = self.method(row, seed)
+        method = here(self.method(row, seed))
         settings = TrainSettings(row.epochs * row.times, row.batch, row.n_samples, row.lr, seed)
         best = fit_best(
             self.model,
@@ -230,7 +230,7 @@ def decoder_of(row: Row, n_x: int, likelihood: Likelihood, generator: torch.Gene
 
 def answers(row: Row, model: nn.Module, method: Refine, x: Tensor, seed: int = 0) -> Tensor:
     """lam_K of every example, [N, P], five hundred at a time."""
-    generator, ends = torch.Generator().manual_seed(seed), []
+    generator, ends = seeded(seed), []
     with torch.no_grad():
         for part in x.split(500):
             noise = method.noise(row.n_samples, part, generator)
@@ -240,7 +240,7 @@ def answers(row: Row, model: nn.Module, method: Refine, x: Tensor, seed: int = 0
 
 def bound(row: Row, model: nn.Module, method: Refine, x: Tensor, n: int = 5) -> Tensor:
     """The bound of every example after inference, [N], with fresh noise, the same every time."""
-    lam, generator = answers(row, model, method, x), torch.Generator().manual_seed(1)
+    lam, generator = answers(row, model, method, x), seeded(1)
     pairs = zip(x.split(500), lam.split(500), strict=True)
     problems = ((Problem(model, part, method.family, row.objective), own) for part, own in pairs)
     return torch.cat([score(problem, own, generator, n, 2).value for problem, own in problems])
@@ -262,7 +262,7 @@ def measure(row: Row, world: World, trained: Trained) -> dict[str, float]:
 
 
 def evidence(row: Row, model: nn.Module, method: Refine, x: Tensor) -> Evidence:
-    lam, generator = answers(row, model, method, x), torch.Generator().manual_seed(2)
+    lam, generator = answers(row, model, method, x), seeded(2)
     return log_evidence(model, x, method.family, lam, row.n_draws, generator, rows=20_000)
 
 
@@ -284,7 +284,7 @@ def calls(row: Row, model: nn.Module, method: Refine, x: Tensor) -> dict[str, fl
     learners = [*model.parameters(), *method.parameters()]
     still = torch.optim.SGD([p for p in learners if p.requires_grad], lr=0.0)
     with count_calls(model) as counts:
-        noise = method.noise(1, x, torch.Generator().manual_seed(3))
+        noise = method.noise(1, x, seeded(3))
         train_step(model, method, x, row.objective, noise, still)
     return {f"calls_{name}": n / len(x) for name, n in counts.items()}
 

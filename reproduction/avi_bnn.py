@@ -8,10 +8,10 @@ The published code hands log q standard deviations where it takes variances, so 
 is not the density that was drawn from, and what is climbed is no bound. `published/` rows do the
 same, `corrected/` rows subtract the density. The reconstruction error means the same in both.
 
-Meant for a GPU: a full run is 50,000 steps, each over all codes and weights, and this runner uses
-a processor. `mini` takes 8 x 8 digits, `smoke` made images. A published row is reproduced, at full
-size only, if at least three seeds have run and the mean of `train_mse` is within `tolerance` of
-`paper`; a twentieth of it, set before any row was run.
+Meant for a GPU: a full run is 50,000 steps, each over all codes and weights. `mini` takes 8 x 8
+digits, `smoke` made images. A published row is reproduced, at full size only, if at least three
+seeds have run and the mean of `train_mse` is within `tolerance` of `paper`; a twentieth of it, set
+before any row was run.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from _avi import torch_linear
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from avi import checkpoint as ckpt
 from avi import data
 from avi.data import files
+from avi.device import here, seeded
 from avi.rows import Claim
 from avi.training import TrainingError, adam
 
@@ -65,7 +67,7 @@ class Row:
         return Claim("train_mse", "squared error", self.paper, self.tolerance)
 
     def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
-        train, test = (part[: self.n] for part in IMAGES[self.images]())
+        train, test = (here(part[: self.n]) for part in IMAGES[self.images]())
         training = Training(self, train, seed, checkpoint)
         training.finish()
         values = {"loss": training.loss, "train_mse": training.error(train)}
@@ -85,9 +87,9 @@ SIZES: dict[str, dict] = {
 class FVI(nn.Module):
     """A code's mean and log standard deviation, for each training image."""
 
-    def __init__(self, n: int, dim: int):
+    def __init__(self, n: int, dim: int, generator: torch.Generator):
         super().__init__()
-        self.table = nn.Parameter(torch.randn(n, 2 * dim))
+        self.table = nn.Parameter(torch.randn(n, 2 * dim, generator=generator))
         self.table.data[:, dim:] -= 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,17 +99,17 @@ class FVI(nn.Module):
 class OneCode(nn.Module):
     """The same code for every image: the constant."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, generator: torch.Generator):
         super().__init__()
-        self.code = nn.Parameter(torch.randn(2 * dim))
+        self.code = nn.Parameter(torch.randn(2 * dim, generator=generator))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.code.expand(len(x), -1)
 
 
-def leaky(sizes: tuple[int, ...]) -> nn.Sequential:
-    pairs = zip(sizes[:-1], sizes[1:])
-    layers = [m for i, o in pairs for m in (nn.Linear(i, o), nn.LeakyReLU(0.2))]
+def leaky(sizes: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:
+    pairs = [torch_linear(i, o, generator) for i, o in zip(sizes[:-1], sizes[1:])]
+    layers = [m for pair in pairs for m in (pair, nn.LeakyReLU(0.2))]
     return nn.Sequential(*layers[:-1])
 
 
@@ -116,7 +118,7 @@ class Weights(nn.Module):
 
     def __init__(self, sizes: tuple[int, ...]):
         super().__init__()
-        self.shapes = leaky(sizes).requires_grad_(False)
+        self.shapes = leaky(sizes, torch.Generator()).requires_grad_(False)  # no weights of its own
         n = sum(p.numel() for p in self.shapes.parameters())
         self.mean, self.log_sd = (nn.Parameter(torch.full((n,), start)) for start in (0.0, -2.0))
 
@@ -149,15 +151,17 @@ class Training:
 
     def __init__(self, row: Row, x: Tensor, seed: int, path: Path):
         self.row, self.x, self.path = row, x, path
-        n_x = x.shape[1]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1000 + seed)
-            self.codes = INFERENCES[self.kind](row, len(x), n_x)
-            self.weights = Weights((row.latent, row.hidden, row.hidden, n_x))
+        n_x, first = x.shape[1], torch.Generator().manual_seed(1000 + seed)
+        self.codes = here(INFERENCES[self.kind](row, len(x), n_x, first))
+        self.weights = here(Weights((row.latent, row.hidden, row.hidden, n_x)))
         learners = [*self.codes.parameters(), self.weights.mean, self.weights.log_sd]
         self.optimiser = adam(learners, row.lr)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = seeded(seed)
         self.epoch, self.loss, self.reached = 0, math.nan, row.epochs
+
+    @property
+    def draws(self) -> dict:
+        return {"generator": self.generator, "device": self.x.device}
 
     @property
     def kind(self) -> str:
@@ -166,7 +170,7 @@ class Training:
     def finish(self) -> None:
         self.resume()
         while self.epoch < self.row.epochs:
-            order = torch.randperm(len(self.x), generator=self.generator)
+            order = torch.randperm(len(self.x), **self.draws)
             losses = [self.step(rows) for rows in order.split(self.row.batch)]
             self.loss = sum(losses) / len(losses)
             self.epoch += 1
@@ -190,7 +194,7 @@ class Training:
     def negative_bound(self, rows: Tensor) -> Tensor:
         """log q - log p of one draw, constants dropped; the images' part from a minibatch."""
         mean, log_sd = self.codes(self.x).chunk(2, -1)
-        noise = [torch.randn(p.shape, generator=self.generator) for p in (mean, self.weights.mean)]
+        noise = [torch.randn(p.shape, **self.draws) for p in (mean, self.weights.mean)]
         z = mean + log_sd.exp() * noise[0]
         theta = self.weights.mean + self.weights.log_sd.exp() * noise[1]
         misfit = (self.x[rows] - self.weights.decode(theta, z[rows])).square().sum()
@@ -223,10 +227,12 @@ class Training:
         self.epoch, self.loss, self.reached = meta["epoch"], meta["loss"], meta["reached"]
 
 
-INFERENCES: dict[str, Callable[[Row, int, int], nn.Module]] = {
-    "factorised": lambda row, n, n_x: FVI(n, row.latent),
-    "constant": lambda row, n, n_x: OneCode(row.latent),
-    "amortized": lambda row, n, n_x: leaky((n_x, row.width, row.width, 2 * row.latent)),
+INFERENCES: dict[str, Callable[[Row, int, int, torch.Generator], nn.Module]] = {
+    "factorised": lambda row, n, n_x, first: FVI(n, row.latent, first),
+    "constant": lambda row, n, n_x, first: OneCode(row.latent, first),
+    "amortized": lambda row, n, n_x, first: leaky(
+        (n_x, row.width, row.width, 2 * row.latent), first
+    ),
 }
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from avi import data
 from avi.core import Problem
 from avi.data import Dataset
+from avi.device import here, seeded
 from avi.evaluation import Gaps, best_lambda, gaps, score
 from avi.families import DiagGaussian
 from avi.flows import Flow
@@ -134,31 +135,31 @@ class World:
         n_x = valid.shape[1]
         model = bernoulli_mlp([row.dim, *row.decoder, n_x], torch.Generator().manual_seed(seed))
         method = METHODS[row.family](row, n_x, torch.Generator().manual_seed(1000 + seed))
-        return World(loaded, valid, model, method)
+        return World(loaded, here(valid), here(model), here(method))
 
     def shown(self, row: Row) -> dict[str, Tensor]:
         """The images whose nats are split up, observed once."""
-        return {
-            split: self.data.evaluation(split, torch.Generator().manual_seed(1))[: row.n_images]
-            for split in ("train", "test")
-        }
+        found = {}
+        for split in ("train", "test"):
+            seen = self.data.evaluation(split, torch.Generator().manual_seed(1))
+            found[split] = here(seen[: row.n_images])
+        return found
 
 
 def train(row: Row, world: World, seed: int, checkpoint: Path) -> None:
     """The best of the epochs on the validation data, once the KL has its full weight."""
     per_epoch = -(-len(world.data.train) // row.batch)
-    generator = torch.Generator()
 
     def judge() -> float:
         with torch.no_grad():
             lam = world.method.init(world.valid, world.model)
         problem = Problem(world.model, world.valid, world.method.family, elbo())
-        return score(problem, lam, generator.manual_seed(2), 1, 2).value.mean().item()
+        return score(problem, lam, seeded(2), 1, 2).value.mean().item()
 
     fit_best(
         world.model,
         world.method,
-        world.data.train,
+        here(world.data.train),
         TrainSettings(row.epochs, row.batch, 1, row.lr, seed),
         judge,
         every=row.every,
@@ -170,7 +171,7 @@ def train(row: Row, world: World, seed: int, checkpoint: Path) -> None:
 
 def split_up(row: Row, world: World, x: Tensor) -> dict[str, float]:
     """The ends and the gaps on these images, means in nats; also against the best Gaussian."""
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
     found = gaps(
         world.model,
         world.method,

@@ -17,6 +17,8 @@ from _marino import World, relative
 from torch import Tensor
 
 from avi.core import Problem
+from avi.device import here
+from avi.fast import Plain
 from avi.inference import iterative
 from avi.learned import LogSign, learned_step
 from avi.rows import Claim
@@ -45,11 +47,11 @@ class Row(Training):
         generator = torch.Generator().manual_seed(1000 + seed)
         sizes = world.model, world.valid[:2], relative(self), self.objective, self.hidden
         step = learned_step(LogSign(watch), *sizes, generator)
-        method = iterative(step, relative(self), self.n_steps)
+        method = here(iterative(step, relative(self), self.n_steps))
         settings = TrainSettings(self.epochs, self.batch, self.n_samples, self.lr, seed)
         watch.seen.clear()
         options = {"objective": lambda step: self.objective, "observe": world.observe}
-        fit(world.model, method, world.train, settings, **options)
+        fit(world.model, method, world.train, settings, path=Plain, **options)  # it is watched
         sizes = torch.tensor(watch.seen).view(self.epochs, -1, self.n_steps).mean(1)
         return {
             f"size_{k}_{e + 1}": size.item()

@@ -29,6 +29,7 @@ from _marino import World
 from torch import Tensor, nn
 
 from avi.core import Problem
+from avi.device import here, seeded
 from avi.evaluation import score
 from avi.inference import Constant, Refine
 from avi.rows import Claim
@@ -113,7 +114,7 @@ class Contest:
         learned = self.along(self.step, self.test, (0, *MARKS, *FAR))
         found = {f"learned_{k}": value.mean().item() for k, value in learned.items()}
         found |= self.stability(learned)
-        zero = Constant(torch.zeros(self.step.family.n_params))
+        zero = here(Constant(torch.zeros(self.step.family.n_params)))
         for name, start in {"prior": zero, "encoder": self.encoder.init}.items():
             found |= self.rivals(name, start, learned)
         return found
@@ -162,7 +163,7 @@ class Contest:
         return {k: torch.cat([part[k] for part in parts]) for k in marks}
 
     def reached(self, method, x, marks) -> Iterator[tuple[int, Tensor]]:
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = seeded(self.seed)
         method = method.with_steps(max(marks))
         problem = Problem(self.world.model, x, method.family, self.row.training.objective)
         with torch.no_grad():

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from avi.core import Problem
+from avi.device import here, seeded
 from avi.evaluation import score
 from avi.families import DiagGaussian
 from avi.inference import Credit, Encoder, Refine, last
@@ -94,7 +95,7 @@ class World(NamedTuple):
 
     def log_p(self, x: Tensor) -> Tensor:
         """log p(x), nats, [B]: the coordinates are independent, each an integral over a grid."""
-        axis = torch.linspace(-9, 9, 6001, dtype=torch.float64)
+        axis = torch.linspace(-9, 9, 6001, dtype=torch.float64, device=x.device)
         z = axis[:, None, None].expand(-1, 1, 2)
         out = Fold(self.folded, self.shift)(z)
         normal = torch.distributions.Normal
@@ -176,8 +177,8 @@ def new_method(row: Row, seed: int) -> Refine:
 
 
 def taught(row: Row, world: World, x: Tensor, seed: int) -> Refine:
-    model = world.model.requires_grad_(False)
-    method = new_method(row, seed)
+    model = here(world.model).requires_grad_(False)
+    method = here(new_method(row, seed))
     optimiser = adam(trainable(method), row.lr)
     for part, name in enumerate(row.credits):
         method.credit = CREDITS[name]
@@ -190,11 +191,11 @@ def taught(row: Row, world: World, x: Tensor, seed: int) -> Refine:
 
 
 def sample(world: World, n: int, seed: int) -> Tensor:
-    return world.model.sample(n, torch.Generator().manual_seed(seed))
+    return here(world.model.sample(n, torch.Generator().manual_seed(seed)))
 
 
 def problem_of(world: World, method: Refine, x: Tensor) -> tuple[Problem, Tensor]:
-    model = world.model
+    model = here(world.model)
     with torch.no_grad():
         return Problem(model, x, method.family, elbo()), method.init(x, model)
 
@@ -202,7 +203,7 @@ def problem_of(world: World, method: Refine, x: Tensor) -> tuple[Problem, Tensor
 def bound(world: World, method: Refine, x: Tensor) -> Tensor:
     """ELBO(Q) of every example, [B], on the same noise for every method."""
     problem, lam = problem_of(world, method, x)
-    return score(problem, lam, torch.Generator().manual_seed(1), 100, 5).value
+    return score(problem, lam, seeded(1), 100, 5).value
 
 
 def own_bounds(world: World, method: Refine, x: Tensor) -> Tensor:
@@ -210,7 +211,7 @@ def own_bounds(world: World, method: Refine, x: Tensor) -> Tensor:
     problem, lam = problem_of(world, method, x)
     n = method.family.n_components
     single = Problem(problem.model, x, method.family.component, elbo())
-    generator = torch.Generator().manual_seed(2)
+    generator = seeded(2)
     parts = lam[:, n:].chunk(n, -1)
     return torch.stack([score(single, part, generator, 100, 5).value for part in parts])
 
@@ -235,7 +236,7 @@ def covered(world: World, means: Tensor, x: Tensor) -> Tensor:
     lost = world.folded
     clear = (x[:, :lost] > 4 * world.noise).all(-1)
     sides = (means[:, clear, :lost] + world.shift > 0).long()  # [M, B, lost]
-    which = (sides * 2 ** torch.arange(lost)).sum(-1)
+    which = (sides * 2 ** torch.arange(lost, device=x.device)).sum(-1)
     every = [(which == side).any(0) for side in range(2**lost)]
     return torch.stack(every).all(0).double().mean()
 

@@ -25,6 +25,7 @@ from _kim import BOUND, Training
 from torch import Tensor, nn
 
 from avi.core import Problem
+from avi.device import here, seeded
 from avi.evaluation import score
 from avi.families import DiagGaussian
 from avi.gradients import Unrolled
@@ -131,7 +132,7 @@ class World(NamedTuple):
     train: Tensor
     valid: Tensor
     test: Tensor
-    generator: torch.Generator
+    generator: torch.Generator  # of first weights, on the CPU
 
     @staticmethod
     def draw(row: Row, seed: int) -> World:
@@ -140,7 +141,7 @@ class World(NamedTuple):
         truth = oracle(2, row.vocabulary, generator, **sizes)
         counts = (row.n_train, row.n_valid, row.n_test)
         x = truth.sample(sum(counts), row.length, generator)
-        return World(truth, *x.split(counts), generator)
+        return World(here(truth), *map(here, x.split(counts)), generator)
 
 
 def learner(row: Row, world: World) -> SequenceModel:
@@ -184,7 +185,7 @@ def infer(
 
     methods  one for each batch
     """
-    generator, ends = torch.Generator().manual_seed(seed), []
+    generator, ends = seeded(seed), []
     with torch.no_grad():
         for part, method in zip(x.split(row.batch), methods):
             path = method(model, part, BOUND, method.noise(1, part, generator))
@@ -193,7 +194,7 @@ def infer(
 
 
 def score_lam(row: Row, model: SequenceModel, lam: Tensor, x: Tensor, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     parts = zip(x.split(row.batch), lam.split(row.batch), strict=True)
     return torch.cat(
         [
@@ -208,7 +209,7 @@ def measure(
 ) -> dict[str, float]:
     """The row's numbers on the test sequences, nats per sequence."""
     x = world.test
-    log_p = true_log_p(world.truth, x, row.n_prior, torch.Generator().manual_seed(seed)).float()
+    log_p = true_log_p(world.truth, x, row.n_prior, seeded(seed)).float()
     start, end = infer(row, model, repeat(method), x, seed + 2)
     value = score_lam(row, model, end, x, seed + 3)
     refined = svi_from(row, model, end, x, seed + 4)

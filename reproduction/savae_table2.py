@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from avi.core import Problem
 from avi.data import Corpus, Sentences, generated_text, load_text
+from avi.device import here, seeded
 from avi.evaluation import perplexity, score
 from avi.families import DiagGaussian
 from avi.gradients import Unrolled
@@ -72,7 +73,7 @@ class Row:
         corpus = CORPORA[self.data]()
         training = Learner(self, corpus, seed, checkpoint)
         method = training.best()
-        return measure(self, training.model, method, corpus.test)
+        return measure(self, training.model, method, here(corpus.test))
 
 
 SIZES: dict[str, dict] = {
@@ -123,7 +124,7 @@ class Learner(Training):
         method = METHODS[row.method](row, family, encoder)
         given = corpus.train, self.validate, seed, checkpoint, keyed
         super().__init__(row, model, method, *given)
-        self.valid = corpus.valid
+        self.valid = here(corpus.valid)
 
     def validate(self) -> float:
         nll, _ = totals(self.row, self.model, self.method, self.valid)
@@ -132,7 +133,7 @@ class Learner(Training):
 
 def totals(row: Row, model: nn.Module, method: Refine, sentences: Sentences) -> tuple[float, float]:
     """Minus the bound and the KL after inference, summed over all sentences; nothing dropped."""
-    generator, nll, kl = torch.Generator().manual_seed(0), 0.0, 0.0
+    generator, nll, kl = seeded(0), 0.0, 0.0
     for x in sentences.in_order(row.batch):
         lam = answer(model, method, x, generator)
         problem = Problem(model, x, method.family, BOUND)

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import process_time
 from timeit import repeat
 
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from avi import data
 from avi.core import Family, Objective, Problem
+from avi.device import clock, here, seeded
 from avi.evaluation import best_lambda, count_calls, log_evidence, score
 from avi.families import DiagGaussian, Mixture
 from avi.flows import Flow
@@ -129,7 +129,8 @@ class World:
         parts = Parts(row, model, test, torch.Generator().manual_seed(1000 + seed))
         objective = iwae() if row.method == "iwae" else elbo()
         method = METHODS[row.method](row, parts)
-        return World(loaded.train, test, loaded.observe, model, method, objective)
+        train, test, model, method = map(here, (loaded.train, test, model, method))
+        return World(train, test, loaded.observe, model, method, objective)
 
 
 @dataclass
@@ -186,7 +187,7 @@ METHODS: dict[str, Callable[[Row, Parts], Refine]] = {
 
 def measure(row: Row, world: World, seed: int) -> dict[str, float]:
     """The row's numbers on the test images, nats per example."""
-    generator = torch.Generator().manual_seed(2000 + seed)
+    generator = seeded(2000 + seed)
     ends = answers(row, world, generator)
     problem = Problem(world.model, world.test, world.method.family, elbo())
     found = values(row, problem, ends, generator)
@@ -226,7 +227,7 @@ def values(row: Row, problem: Problem, ends: list[Tensor], generator) -> dict[st
 def others(row: Row, problem: Problem, ends: list[Tensor], generator) -> list[Tensor]:
     """The starts besides lam_0 and lam_K: the prior, then the answer moved at random."""
     shaken = [
-        ends[-1] + 0.3 * torch.randn(ends[-1].shape, generator=generator)
+        ends[-1] + 0.3 * torch.randn(ends[-1].shape, generator=generator, device=ends[-1].device)
         for _ in range(row.n_starts)
     ]
     return [torch.zeros_like(ends[-1]), *shaken][: row.n_starts - len(ends)]
@@ -244,7 +245,8 @@ def against_gaussian(row, problem, ends, found, generator) -> dict[str, float]:
         best = found["best"]
     else:
         gaussian = replace(problem, family=DiagGaussian(problem.model.dim))
-        starts = [*inside(own, ends[-1]), torch.zeros(len(problem.x), gaussian.family.n_params)]
+        starts = inside(own, ends[-1])
+        starts.append(torch.zeros_like(starts[0]))
         lam = search(row, gaussian, starts[: row.n_starts], generator)
         best = score(gaussian, lam, generator).value.mean().item()
     return {
@@ -270,7 +272,7 @@ def costs(row: Row, world: World) -> dict[str, float]:
     for name, job in work.items():
         calls = counted(world, job)
         found |= {f"{name}_{kind}": n / len(x) for kind, n in zip("FBH", calls)}
-        took = median(repeat(job, timer=process_time, number=3, repeat=5)) / 3
+        took = median(repeat(job, timer=clock, number=3, repeat=5)) / 3
         found[f"{name}_us"] = 1e6 * took / len(x)
     return found
 

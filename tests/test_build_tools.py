@@ -372,6 +372,14 @@ def test_a_lesson_without_the_seed_line_is_refused(project):
 # The build
 
 
+def test_two_lessons_with_a_figure_of_one_name_keep_their_own_words(tmp_path):
+    figure = "```{{glue:figure}} fig-a\n:doc: ../lessons/{0}.ipynb\n:alt: Of {0}.\n```\n"
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.md").write_text(figure.format(name))
+    words = build_tool.alt_texts(tmp_path)
+    assert words == {"one": {"fig-a": "Of one."}, "two": {"fig-a": "Of two."}}
+
+
 def test_the_build_runs_what_changed_and_renders_it(project, capsys):
     before = {path: path.read_bytes() for path in project.lessons.rglob("*.*")}
     index = build_tool.build(project)

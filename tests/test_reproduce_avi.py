@@ -167,7 +167,7 @@ def test_the_network_has_the_published_number_of_weights():
 def test_the_decoder_is_the_plain_network_with_these_weights():
     weights = BNN.Weights((3, 8, 8, 16))
     theta, z = randn(len(weights.mean), seed=9).float(), randn(5, 3).float()
-    plain = BNN.leaky((3, 8, 8, 16))
+    plain = BNN.leaky((3, 8, 8, 16), torch.Generator())
     torch.nn.utils.vector_to_parameters(theta, plain.parameters())
     assert weights.decode(theta, z).allclose(plain(z), atol=1e-6)
 

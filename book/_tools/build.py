@@ -27,7 +27,10 @@ from worked import units
 
 from avi.ledger import page
 
-FIGURE = re.compile(r"\{glue:figure\} (?P<key>\S+)\n(?::\w+:.*\n)*?:alt: (?P<alt>.+)\n")
+FIGURE = re.compile(
+    r"\{glue:figure\} (?P<key>\S+)\n:doc: \.\./lessons/(?P<lesson>\w+)\.ipynb\n"
+    r"(?::\w+:.*\n)*?:alt: (?P<alt>.+)\n"
+)
 
 
 class BuildError(Exception):
@@ -81,12 +84,13 @@ def with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode
 def stage(project: Project, lessons: dict[str, NotebookNode], source: Path) -> Path:
     """Put together what Sphinx reads, so that neither .venv nor the twins are in its way."""
     shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(project.book, source / "book", ignore=shutil.ignore_patterns("__pycache__"))
+    kept_apart = shutil.ignore_patterns("__pycache__", "instructor")  # the teacher's kit
+    shutil.copytree(project.book, source / "book", ignore=kept_apart)
     shutil.copytree(project.book / "_static", source / "_static")
     shutil.copy(project.root / "_toc.yml", source)
     words = alt_texts(project.book)
     for name, notebook in lessons.items():
-        page = with_alt_texts(without_widgets(notebook), words)
+        page = with_alt_texts(without_widgets(notebook), words.get(name, {}))
         write_notebook(page, source / "lessons" / f"{name}.ipynb")
     config = yaml.safe_load((project.root / "_config.yml").read_text(encoding="utf-8"))
     values = expected_values(project)
@@ -109,10 +113,13 @@ def without_widgets(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def alt_texts(book: Path) -> dict[str, str]:
-    """{figure's key: its alt text}, as the chapters give them."""
-    found = (FIGURE.finditer(page.read_text(encoding="utf-8")) for page in book.glob("*.md"))
-    return {match["key"]: match["alt"] for matches in found for match in matches}
+def alt_texts(book: Path) -> dict[str, dict[str, str]]:
+    """{lesson: {figure's key: its alt text}}, as the chapters give them."""
+    words: dict[str, dict[str, str]] = {}
+    for path in book.glob("*.md"):
+        for figure in FIGURE.finditer(path.read_text(encoding="utf-8")):
+            words.setdefault(figure["lesson"], {})[figure["key"]] = figure["alt"]
+    return words
 
 
 def with_alt_texts(notebook: NotebookNode, words: dict[str, str]) -> NotebookNode:

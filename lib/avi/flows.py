@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 from zuko.flows.coupling import GeneralCouplingTransform
 from zuko.lazy import LazyComposedTransform
+from zuko.transforms import CouplingTransform
 
 from avi.core import Cost, Draw, Model, Posterior
 from avi.families import DiagGaussian
@@ -78,11 +80,32 @@ class Flow(nn.Module):
         return FlowPosterior(self.base(own, model), self.transforms(context))
 
 
-def _coupling(dim, n_context, i, hidden, generator) -> GeneralCouplingTransform:
+class _Halves(CouplingTransform):
+    """zuko's coupling, told where its halves lie: zuko asks the mask, and a GPU would make the host
+    wait for the answer."""
+
+    def __init__(self, meta, kept: Tensor, moved: Tensor):
+        Transform.__init__(self)
+        self.meta, self.idx_a, self.idx_b = meta, kept, moved
+
+
+class _Coupling(GeneralCouplingTransform):
+    """zuko's layer, which asks its mask once."""
+
+    def __init__(self, dim: int, n_context: int, mask: Tensor, **sizes):
+        super().__init__(dim, n_context, mask, **sizes)
+        self.register_buffer("kept", mask.nonzero()[:, 0], persistent=False)
+        self.register_buffer("moved", (~mask).nonzero()[:, 0], persistent=False)
+
+    def forward(self, context: Tensor) -> Transform:
+        return _Halves(partial(self.meta, context), self.kept, self.moved)
+
+
+def _coupling(dim, n_context, i, hidden, generator) -> _Coupling:
     """The i-th coupling; even and odd units take turns. Weights come from the generator."""
     mask = torch.arange(dim) % 2 == i % 2
     sizes = {"hidden_features": tuple(hidden), "activation": nn.ELU}
-    layer = GeneralCouplingTransform(dim, n_context, mask, **sizes)
+    layer = _Coupling(dim, n_context, mask, **sizes)
     maps = [part for part in layer.hyper if hasattr(part, "weight")]  # linear maps of zuko's own
     for part in maps:
         nn.init.xavier_uniform_(part.weight, generator=generator)

@@ -12,6 +12,7 @@ lam_1 ... lam_K and the last state. Steps must be per example, as all of `avi.st
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -61,7 +62,7 @@ class Unrolled:
         self, problem: Problem, step: Step, lam: Tensor, state: State, noise: Tensor
     ) -> tuple[list[Tensor], State]:
         keep, lams = torch.is_grad_enabled(), []
-        with _double_backward():
+        with _without_cudnn:
             for eps in noise:
                 lam, state = _move(problem, step, lam, state, eps, keep)
                 lams.append(lam)
@@ -137,7 +138,7 @@ def _step_vjp(ctx, place, eps, place_bar) -> tuple[Tensor | None, ...]:
     """One step again, with its graph: the vector-Jacobian product with place_bar."""
     context = [part.detach().requires_grad_(part.requires_grad) for part in _context(ctx)]
     problem = _with_context(ctx.problem, tuple(context))
-    with torch.enable_grad(), _double_backward():
+    with torch.enable_grad(), _without_cudnn:
         lam, *state = (part.detach().requires_grad_() for part in place)
         moved, after = _move(problem, ctx.step, lam, tuple(state), eps, keep=True)
     pairs = zip((moved, *after), place_bar, strict=True)
@@ -186,9 +187,30 @@ def _move(
     return step(lam, step.signal(problem, lam, eps, keep), state)
 
 
-def _double_backward():
-    """cuDNN's recurrent networks cannot be differentiated twice; PyTorch's own can."""
-    return torch.backends.cudnn.flags(enabled=False)
+class _WithoutCudnn:
+    """cuDNN's recurrent networks cannot be differentiated twice; PyTorch's own can.
+
+    The switch is the process's: it stays off while any thread needs it off.
+    """
+
+    def __init__(self):
+        self.lock, self.inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.switch = torch.backends.cudnn.flags(enabled=False)
+                self.switch.__enter__()
+            self.inside += 1
+
+    def __exit__(self, *error) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.switch.__exit__(None, None, None)
+
+
+_without_cudnn = _WithoutCudnn()
 
 
 def _learned(part: nn.Module | Callable) -> list[nn.Parameter]:

@@ -32,7 +32,7 @@ def powers(degree: int) -> Features:
     """(1, x_n, ..., x_n^degree) for every n: degree 0 knows nothing of x."""
 
     def features(x: Tensor) -> Tensor:
-        return x[..., None] ** torch.arange(degree + 1, dtype=x.dtype)
+        return x[..., None] ** torch.arange(degree + 1, dtype=x.dtype, device=x.device)
 
     return features
 

@@ -3,12 +3,15 @@
     python -m avi.reproduce --list
     python -m avi.reproduce savae-table1 --tier full --rows 'oracle/*' --seeds 5
     python -m avi.reproduce savae-table1 --tier full --plan --seeds 5
+    python -m avi.reproduce iai-table1 --tier full --seeds 3 --device cuda --together 3
 
 An experiment is a module in the folder `reproduction/` with a name, `NAME`, and its rows,
 `ROWS: dict[str, Row]`; a file whose name starts with an underscore holds what several share. A row
 is a frozen dataclass: all it holds is its configuration, and belongs to the hash by which a result
 is known again. A run that stopped goes on from its checkpoint; a run whose result is there is not
-repeated; a result is never overwritten. What stops one run stops no other.
+repeated; a result is never overwritten. What stops one run stops no other. On a GPU, where one run
+leaves room, several can go side by side: each in a thread and on a stream of its own, with the
+values that it would have alone.
 """
 
 from __future__ import annotations
@@ -19,20 +22,22 @@ import fnmatch
 import importlib.util
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from tqdm import tqdm
 
+from avi import device
 from avi.rows import TIERS, Row, configuration, digest
 from avi.training import TrainingError
 
@@ -101,8 +106,11 @@ class Run:
         if self.path.exists():
             return None
         start = time.perf_counter()
-        outcome = self._measure()
-        record = self._record() | outcome | {"seconds": round(time.perf_counter() - start, 1)}
+        device.spent()  # by a run before that was stopped
+        with device.own_stream():
+            outcome = self._measure()
+        took = {"seconds": round(time.perf_counter() - start, 1)} | device.spent()
+        record = self._record() | outcome | took
         _write(self.path, record)
         self.checkpoint.unlink(missing_ok=True)
         return record
@@ -125,7 +133,7 @@ class Run:
             "config_hash": digest(config),
             "commit": _commit(),
             "date": datetime.now(UTC).date().isoformat(),
-            "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread",
+            "device": device.described(),
             "torch": torch.__version__,
         }
 
@@ -201,6 +209,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to this number less one")
     parser.add_argument("--seed", type=int, help="this seed alone")
     parser.add_argument("--plan", action="store_true", help="say which runs these are, as JSON")
+    parser.add_argument("--device", choices=device.CHOICES, default="auto")
+    parser.add_argument("--together", type=int, default=1, help="so many runs side by side")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     return parser.parse_args()
 
@@ -234,7 +244,13 @@ def main() -> int:
         print(json.dumps([_job(run) for run in todo], indent=1))
         return 0
     torch.set_num_threads(1)
-    return _work(todo)
+    try:
+        device.use(options.device)
+    except device.DeviceError as error:
+        print(error)
+        return 2
+    print(device.announced())
+    return _work(todo, options.together)
 
 
 def _job(run: Run) -> dict:
@@ -243,16 +259,35 @@ def _job(run: Run) -> dict:
     return names | {"path": run.path.as_posix()}
 
 
-def _work(todo: list[Run]) -> int:
-    failed = 0
-    bar = tqdm(todo, desc="runs", unit="run", disable=len(todo) < 2 or None)
-    for i, run in enumerate(bar, 1):
-        bar.write(f"{i} of {len(todo)}: {run.experiment} {run.name}, seed {run.seed}")
-        good, report = _attempt(run)
-        failed += not good
-        bar.write(f"   {report}")
+def _work(todo: list[Run], together: int) -> int:
+    bar = tqdm(total=len(todo), desc="runs", unit="run", disable=len(todo) < 2 or None)
+    jobs = [partial(_told, bar, f"{i} of {len(todo)}", run) for i, run in enumerate(todo, 1)]
+    good = list(_done(jobs, together))
+    bar.close()
     print(f"results: {todo[0].path.parent}" if todo else "no row has such a name")
-    return int(failed > 0 or not todo)
+    return int(not all(good) or not todo)
+
+
+def _done(jobs: list[Callable[[], bool]], together: int) -> Iterator[bool]:
+    """What the jobs return, in their order; so many at a time, each in a thread."""
+    if together <= 1:
+        yield from (job() for job in jobs)
+        return
+    with ThreadPoolExecutor(together) as pool:
+        try:
+            yield from [future.result() for future in [pool.submit(job) for job in jobs]]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _told(bar: tqdm, number: str, run: Run) -> bool:
+    """Whether the run has values now, having said so."""
+    bar.write(f"{number}: {run.experiment} {run.name}, seed {run.seed}")
+    good, report = _attempt(run)
+    bar.write(f"   {number}: {report}")
+    bar.update()
+    return good
 
 
 def _attempt(run: Run) -> tuple[bool, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 from avi import checkpoint as ckpt
 from avi.batches import Batches, Rows
 from avi.core import Objective
+from avi.device import clock
 from avi.inference import Refine
 from avi.objectives import elbo
 from avi.training import TrainingError, TrainSettings, adam, fit, trainable
@@ -26,7 +26,7 @@ class Best(NamedTuple):
 
     epoch: int
     value: float  # what the judge said of them
-    seconds: float  # of processor time that training took, judging apart, over all calls
+    seconds: float  # of `avi.device.clock` that training took, judging apart, over all calls
 
 
 def fit_best(
@@ -84,7 +84,7 @@ class _Selection:
             group["lr"] = lr
         done = self.epoch * self.x.n_batches(self.settings.batch_size)
         seed = 1_000_003 * self.settings.seed + self.epoch
-        began = time.process_time()
+        began = clock()
         fit(
             *self.modules.values(),
             self.x,
@@ -94,7 +94,7 @@ class _Selection:
             make_optimiser=lambda parameters, lr: self.optimiser,
             progress=False,
         )
-        self.seconds += time.process_time() - began
+        self.seconds += clock() - began
         self.epoch += n_epochs
 
     def judged(self, value: float) -> None:

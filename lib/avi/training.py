@@ -1,9 +1,9 @@
-"""Training: one step, one loop. The only place where a bound is turned into a loss."""
+"""Training: one loop over the steps of `avi.ascent`."""
 
 from __future__ import annotations
 
 import json
-import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,16 +14,22 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from avi import checkpoint as ckpt
+from avi.ascent import TrainingError, train_step, trainable
 from avi.batches import Batches, Rows
-from avi.core import Goals, Objective
+from avi.core import Objective
+from avi.device import own_stream, seeded, took
+from avi.fast import Fast, Means, Plain
+from avi.fast import Path as StepPath
 from avi.inference import Refine
 from avi.objectives import elbo
 
+__all__ = [
+    "Fit", "Record", "TrainSettings", "TrainingError", "adam", "anneal", "fit", "train_step",
+    "trainable",
+]  # fmt: skip
+
 MakeOptimiser = Callable[[list[nn.Parameter], float], torch.optim.Optimizer]
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says at which step and why."""
+MakePath = Callable[[nn.Module, Refine, torch.optim.Optimizer], StepPath]
 
 
 @dataclass(frozen=True)
@@ -60,66 +66,6 @@ def adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
-def trainable(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that learn: those that require a gradient."""
-    return [p for p in module.parameters() if p.requires_grad]
-
-
-def train_step(
-    model: nn.Module,
-    method: Refine,
-    x: Tensor,
-    objective: Objective,
-    noise: Tensor,
-    optimiser: torch.optim.Optimizer,
-) -> Goals:
-    """Infer, credit, climb once; returns the goals it climbed, [B] each, detached.
-
-    theta's parameters receive the gradient of Goals.theta alone, phi's that of Goals.phi alone.
-    Raises TrainingError when a goal or a gradient is not finite, or when a parameter that should
-    learn got no gradient; the parameters are then as they were before the step.
-    """
-    goals = method.credit(method(model, x, objective, noise))
-    for name, goal in zip(Goals._fields, goals):
-        if goal is not None and not goal.isfinite().all():
-            raise TrainingError(f"the {name} goal is not finite: lower the step size or check x")
-    optimiser.zero_grad(set_to_none=True)
-    _backward(goals, trainable(model), trainable(method))
-    _check_gradients(theta=model, phi=method)
-    optimiser.step()
-    return Goals(*(None if goal is None else goal.detach() for goal in goals))
-
-
-def _backward(goals: Goals, theta: list[nn.Parameter], phi: list[nn.Parameter]) -> None:
-    if goals.phi is goals.theta:  # one backward pass where two would cost 1.3 to 1.7 times
-        return _descend(goals.theta, theta + phi)
-    if goals.phi is not None:
-        _descend(goals.phi, phi, keep=True)
-    _descend(goals.theta, theta)
-
-
-def _descend(goal: Tensor, parameters: list[nn.Parameter], keep: bool = False) -> None:
-    if parameters:
-        (-goal.mean()).backward(inputs=parameters, retain_graph=keep)
-
-
-def _check_gradients(**learners: nn.Module) -> None:
-    for letter, module in learners.items():
-        grads = {n: p.grad for n, p in module.named_parameters() if p.requires_grad}
-        if silent := [n for n, grad in grads.items() if grad is None]:
-            raise TrainingError(
-                f"{letter} parameters without a gradient: {', '.join(silent)}; "
-                "choose a credit that teaches them, or freeze them with requires_grad_(False)"
-            )
-        if wild := [n for n, grad in grads.items() if not _finite(grad)]:
-            raise TrainingError(f"{letter} gradients not finite: {', '.join(wild)}; lower the lr")
-
-
-def _finite(values: Tensor) -> bool:
-    """Whether all values are. Their sum tells at a tenth of the cost, unless it overflows."""
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
-
-
 def anneal(
     start: float, end: float, n_steps: int, analytic_kl: bool = False
 ) -> Callable[[int], elbo]:
@@ -149,6 +95,7 @@ def fit(
     make_optimiser: MakeOptimiser = adam,
     checkpoint: str | Path | None = None,
     progress: bool = True,
+    path: MakePath | None = None,
 ) -> Fit:
     """Train model and method on x, a tensor [N, X] or `Batches`; both are changed in place.
 
@@ -156,6 +103,7 @@ def fit(
     observe     applied to each minibatch, e.g. dynamic binarisation
     checkpoint  a file to continue from and to write every `checkpoint_every` steps and at the end;
                 a continued run ends with the same bits, on one CPU thread, as one never stopped
+    path        how steps are taken, of `avi.fast`: where x is on a GPU `Fast`, otherwise `Plain`
 
     Raises ValueError for empty or non-finite data, CheckpointError for an unusable file or one that
     belongs to other settings or data, TrainingError when a step fails.
@@ -164,20 +112,24 @@ def fit(
     run = _Run(model, method, x, settings, make_optimiser)
     if checkpoint is not None:
         run.resume(Path(checkpoint))
-    for step in _bar(range(run.step, run.total), run, progress):
-        batch = observe(run.next_batch(), run.generator)
-        noise = method.noise(settings.n_samples, batch, run.generator)
-        run.record(_guarded_step(run, batch, objective(step), noise))
-        if checkpoint is not None and (run.step % settings.checkpoint_every == 0 or run.finished):
-            run.save(Path(checkpoint))
+    with own_stream(x.device):
+        steps = (path or _usual_path(x.device))(model, method, run.optimiser)
+        began = time.perf_counter()
+        for step in _bar(range(run.step, run.total), run, progress):
+            with steps.feeding():
+                batch = observe(run.next_batch(), run.generator)
+                noise = method.noise(settings.n_samples, batch, run.generator)
+            run.take(steps(batch, objective(step), noise))
+            if checkpoint is not None and run.saves_now:
+                run.record(steps.rest())
+                run.save(Path(checkpoint))
+        run.record(steps.rest())
+    took(steps.name, run.steps_run, time.perf_counter() - began)
     return Fit(run.history, run.steps_run)
 
 
-def _guarded_step(run: _Run, batch: Tensor, objective: Objective, noise: Tensor) -> Goals:
-    try:
-        return train_step(run.model, run.method, batch, objective, noise, run.optimiser)
-    except TrainingError as error:
-        raise TrainingError(f"step {run.step} of {run.total}: {error}") from error
+def _usual_path(device: torch.device) -> MakePath:
+    return Fast if device.type == "cuda" else Plain
 
 
 class _Run:
@@ -186,7 +138,7 @@ class _Run:
     def __init__(self, model, method, x, settings, make_optimiser):
         self.model, self.method, self.x, self.settings = model, method, x, settings
         self.optimiser = make_optimiser(trainable(model) + trainable(method), settings.lr)
-        self.generator = torch.Generator(device=x.device).manual_seed(settings.seed)
+        self.generator = seeded(settings.seed, x.device)
         self.per_epoch = x.n_batches(settings.batch_size)
         self.total = settings.epochs * self.per_epoch
         self.step, self.steps_run = 0, 0
@@ -204,12 +156,25 @@ class _Run:
             self.plan = self.x.plan(self.settings.batch_size, self.generator)
         return self.x[self.plan[position]]
 
-    def record(self, goals: Goals) -> None:
-        phi = math.nan if goals.phi is None else goals.phi.mean().item()
-        epoch = self.step // self.per_epoch
-        self.history.append(Record(self.step, epoch, goals.theta.mean().item(), phi))
+    @property
+    def saves_now(self) -> bool:
+        return self.step % self.settings.checkpoint_every == 0 or self.finished
+
+    def take(self, found: Iterable[Means]) -> None:
+        """Count a step, which is taken when what it found is recorded."""
         self.step += 1
         self.steps_run += 1
+        self.record(found)
+
+    def record(self, found: Iterable[Means]) -> None:
+        """Note what steps climbed, in their order: their own, or that of steps before."""
+        try:
+            for means in found:
+                step = len(self.history)
+                self.history.append(Record(step, step // self.per_epoch, *means))
+        except TrainingError as error:
+            failed = f"step {len(self.history)} of {self.total}"
+            raise TrainingError(f"{failed}: {error}") from error
 
     def _fingerprint(self) -> str:
         """What two calls must share to be one run: settings, sizes, optimiser and the data."""

@@ -58,7 +58,7 @@ class Exercise:
             first_line = (str(error).splitlines() or ["no message"])[0]
             print(f"{self.name}: your function raised {type(error).__name__}: {first_line}")
             return False
-        return self._report(self._fault(cases, got, wanted))
+        return self._report(self.fault(cases, got, wanted))
 
     def _report(self, fault: str | None) -> bool:
         if fault is None:
@@ -71,8 +71,12 @@ class Exercise:
         print(fill(f"Hint {level + 1} of {len(self.hints)}: {self.hints[level]}", WIDTH))
         return False
 
-    def _fault(self, cases: list[Inputs], got: list[Any], wanted: list[Inputs]) -> str | None:
-        """What is wrong, in one sentence; None when nothing is. Form first, then values."""
+    def fault(self, cases: list[Inputs], got: list[Any], wanted: list[Inputs]) -> str | None:
+        """What is wrong, in one sentence that names no number; None when nothing is.
+
+        cases are the arguments of each call, got what came back, wanted the reference's results as
+        tuples. Form first, then values.
+        """
         for result, want in zip(got, wanted):
             if fault := self._misshapen(result, want):
                 return fault

