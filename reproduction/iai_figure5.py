@@ -25,6 +25,7 @@ from _marino import World
 from torch import Tensor
 
 from avi.core import Problem, expect
+from avi.device import seeded
 from avi.inference import Refine
 from avi.rows import Claim
 
@@ -76,7 +77,7 @@ DATA: dict[str, dict] = {
 @torch.no_grad()
 def along(row: Row, world: World, method: Refine) -> dict[str, float]:
     """What is read off every mark, means over the test images."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     parts = [
         torch.stack(list(marked(row, world, method, x, generator)))  # [marks, 3, B]
         for x in world.test[: row.n_images].split(100)  # a path of 100 in 2,048 numbers is long
@@ -97,7 +98,8 @@ def marked(row: Row, world: World, method: Refine, x: Tensor, generator: torch.G
     problem = Problem(world.model, x, method.family, row.objective)
     for k in MARKS:
         q = problem.q(path.lam[k])
-        eps = torch.randn(10, len(x), method.family.n_noise, generator=generator)
+        shape = (10, len(x), method.family.n_noise)
+        eps = torch.randn(shape, generator=generator, device=x.device)
         draw = q.draw(eps)
         recon = expect(draw.log_w, world.model.log_lik(x, draw.z))
         error = (x - world.model.predict(q.mean[None])[0]).square().mean(-1)

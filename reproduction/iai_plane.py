@@ -23,6 +23,7 @@ from _marino import Row as Training
 from _marino import World, encoder
 from torch import Tensor, nn
 
+from avi.device import here
 from avi.families import PointMass
 from avi.inference import Constant, Refine, iterative
 from avi.learned import Errors, LogSign, WithData, learned_step
@@ -120,7 +121,7 @@ def ascent(row: Row, world: World, x: Tensor) -> tuple[float, list[Tensor]]:
     """Gradient ascent with the step size that is best on validation images, and its path on x."""
 
     def climb(rate: float, x: Tensor) -> list[Tensor]:
-        start = Constant(torch.zeros(2))
+        start = here(Constant(torch.zeros(2)))
         return path_of(row, world, Refine(start, PointMass(2), SGD(rate), max(ASCENT)), x)
 
     valid = world.valid[: row.n_images]
@@ -133,7 +134,7 @@ def best_points(row: Row, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """The best z of every image, [N, 2], and its value, [N]: one grid for all, then finer ones."""
     first, *finer = row.spacing
     points = square(row.reach, first)
-    best, star = torch.full((len(x),), -torch.inf), torch.zeros(len(x), 2)
+    best, star = x.new_full((len(x),), -torch.inf), x.new_zeros(len(x), 2)
     for part in points.split(4000):
         top, which = on_all(model, x, part).max(0)
         star = torch.where((top > best)[:, None], part[which], star)
@@ -162,7 +163,7 @@ def around(model: nn.Module, x: Tensor, star: Tensor, offsets: Tensor) -> tuple[
 
 def square(reach: float, spacing: float) -> Tensor:
     ticks = torch.linspace(-reach, reach, 1 + round(2 * reach / spacing))
-    return torch.cartesian_prod(ticks, ticks)
+    return here(torch.cartesian_prod(ticks, ticks))
 
 
 DEVIATIONS = {

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from avi.core import Model, Problem, given
 from avi.densities import Gaussian
+from avi.device import here, seeded
 from avi.evaluation import best_lambda
 from avi.inference import Refine
 from avi.rows import Claim
@@ -73,7 +74,7 @@ SIZES: dict[str, dict] = {
 
 def on_the_map(row: Row, world: World, method: Refine, seed: int) -> dict[str, float]:
     """Where the method is after every iteration, means over the sequences and the first one's."""
-    x, generator = world.test[: row.n_shown], torch.Generator().manual_seed(seed)
+    x, generator = here(world.test[: row.n_shown]), seeded(seed)
     best = best_of(row, world.truth, x, generator)
     with torch.no_grad():
         path = method(world.truth, x, BOUND, method.noise(1, x, generator)).lam
@@ -104,7 +105,7 @@ def along(lam: Tensor, maps: Sequence[Landscape], stars: Sequence) -> dict[str, 
 def best_of(row: Row, model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
     """The best diagonal Gaussian of each sequence, [N, P]: from the prior and from four corners."""
     corners = torch.tensor([[a, b, -1.0, -1.0] for a in (-1.0, 1.0) for b in (-1.0, 1.0)])
-    starts = [torch.zeros(len(x), 4), *(corner.expand(len(x), -1) for corner in corners)]
+    starts = [here(corner.expand(len(x), -1)) for corner in (torch.zeros(4), *corners)]
     problem = Problem(model, x, FAMILY, BOUND)
     return best_lambda(problem, starts, Adam(0.1), row.n_search, 10, generator)
 
@@ -116,8 +117,8 @@ class Landscape:
         self.row, self.x, self.log_var = row, x, lam[2:]
         self.model = given(model, x)
         nodes, weights = map(torch.from_numpy, hermegauss(row.n_nodes))
-        self.nodes = torch.cartesian_prod(nodes, nodes).float()  # [Q, 2]
-        self.weights = torch.cartesian_prod(weights, weights).prod(1) / (2 * math.pi)
+        self.nodes = here(torch.cartesian_prod(nodes, nodes).float())  # [Q, 2]
+        self.weights = here(torch.cartesian_prod(weights, weights).prod(1) / (2 * math.pi))
 
     def __call__(self, means: Tensor) -> Tensor:
         """With the map's own variances at means [G, 2]: [G], nats."""
@@ -134,10 +135,10 @@ class Landscape:
 
     def star(self) -> tuple[Tensor, Tensor]:
         """The best point of the grid, [2], and the bound there."""
-        centre, reach = torch.zeros(2), self.row.reach
+        centre, reach = here(torch.zeros(2)), self.row.reach
         for spacing in self.row.spacing:
             ticks = torch.linspace(-reach, reach, 1 + 2 * round(reach / spacing))
-            points = centre + torch.cartesian_prod(ticks, ticks)
+            points = centre + here(torch.cartesian_prod(ticks, ticks))
             values = self(points)
             centre, reach = points[values.argmax()], spacing
         return centre, values.max()

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from avi.core import Family, Problem
+from avi.device import here, seeded
 from avi.evaluation import perplexity, score
 from avi.inference import Init, Refine
 from avi.rows import Claim
@@ -62,7 +63,7 @@ class Row(ABC):
 
     def run(self, seed: int, checkpoint: Path) -> dict[str, float]:
         trained = self.trained(seed, checkpoint)
-        family, generator = trained.method.family, torch.Generator().manual_seed(seed)
+        family, generator = trained.method.family, seeded(seed)
         starts: dict[str, Init] = {"random": noisy(family, generator)}
         if self.training.method != "svi":
             starts["network"] = trained.method.init
@@ -98,7 +99,7 @@ class OnSequences(Row):
     def trained(self, seed: int, checkpoint: Path) -> Trained:
         world = synthetic.World.draw(self.training, seed)
         learner = synthetic.Learner(self.training, world, seed, checkpoint)
-        method, x = learner.best(), world.test
+        method, x = learner.best(), here(world.test)
         step = synthetic.STEPS[self.training.step]
         batches = lambda: x.split(self.training.batch)  # noqa: E731
         return Trained(learner.model, method, batches, x.numel(), step)
@@ -106,7 +107,12 @@ class OnSequences(Row):
 
 def noisy(family: Family, generator: torch.Generator) -> Init:
     """The published random start: 0.1 times standard normal noise."""
-    return lambda x, model: 0.1 * torch.randn(len(x), family.n_params, generator=generator)
+
+    def init(x: Tensor, model: nn.Module) -> Tensor:
+        shape = (len(x), family.n_params)
+        return 0.1 * torch.randn(shape, generator=generator, device=x.device)
+
+    return init
 
 
 def sweep(row: Row, trained: Trained, init: Init, generator: torch.Generator) -> dict[int, float]:
@@ -114,7 +120,7 @@ def sweep(row: Row, trained: Trained, init: Init, generator: torch.Generator) ->
     model, family = trained.model, trained.method.family
     climb = Refine(init, family, trained.step, max(row.marks))
     nll = dict.fromkeys(row.marks, 0.0)
-    for x in trained.batches():
+    for x in map(here, trained.batches()):
         with torch.no_grad():
             path = climb(model, x, text.BOUND, climb.noise(1, x, generator))
         problem = Problem(model, x, family, text.BOUND)

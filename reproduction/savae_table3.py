@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from avi import checkpoint as ckpt
 from avi.core import Problem
+from avi.device import here, seeded
 from avi.evaluation import score
 from avi.families import DiagGaussian
 from avi.inference import Refine
@@ -64,7 +65,7 @@ class Row:
         source = SOURCES[self.data]()
         learner = Learner(self, source, seed, checkpoint)
         method = learner.best()
-        return measure(self, learner.model, method, source.test)
+        return measure(self, learner.model, method, here(source.test))
 
 
 SIZES: dict[str, dict] = {
@@ -106,7 +107,7 @@ class Learner(Training):
         method = METHODS[row.method](row, family, partial(encoder, generator=generator))
         given = self.validate, seed, checkpoint, source.observe
         super().__init__(row, model, method, source.train, *given)
-        self.valid = source.valid
+        self.valid = here(source.valid)
         learners = [p for p in (*model.parameters(), *method.parameters()) if p.requires_grad]
         self.adam = ClippedAdam(learners, row.lr, row.max_norm)
 
@@ -135,7 +136,7 @@ def totals(
     row: Row, model: nn.Module, method: Refine, x: Tensor, n_draws: int
 ) -> tuple[float, float]:
     """Minus the bound and the KL after inference, summed over all images."""
-    generator, nll, kl = torch.Generator().manual_seed(0), 0.0, 0.0
+    generator, nll, kl = seeded(0), 0.0, 0.0
     for part in x.split(row.batch):
         lam = answer(model, method, part, generator)
         problem = Problem(model, part, method.family, BOUND)
