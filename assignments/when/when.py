@@ -287,7 +287,7 @@ for w in range(7):
 # %% [markdown]
 # ## A question
 #
-# (a) In eight schools, $z_n \sim \mathcal{N}(\theta, \tau^2)$ and $x_n \sim \mathcal{N}(z_n, s_n^2)$ with known, different $s_n$ and a flat prior on $\theta$. Which inputs must $f$ have, if it is to be ideal for every data set? Is the function that you trained on these eight also ideal for eight others? (b) The saw with $f(x_n)$ has a large gap. One friend makes the network ten times wider, another collects ten times as many observations. What happens to the gap per observation, and to the total? (c) A third friend has a network that passes through all $N$ points $(x_n, \nu_n^*)$ of one data set of a hidden Markov model. "The gap is zero, so amortization suffices here too." What is right, and what is wrong about that? Two or three sentences each.
+# (a) In eight schools, $z_n \sim \mathcal{N}(\theta, \tau^2)$ and $x_n \sim \mathcal{N}(z_n, s_n^2)$ with known, different $s_n$ and a flat prior on $\theta$. Which inputs must $f$ see, so that an ideal one exists for every data set? Is the function that you trained on these eight also ideal for eight others? (b) The saw with $f(x_n)$ has a large gap. One friend makes the network ten times wider, another collects ten times as many observations. What happens to the gap per observation, and to the total? (c) A third friend has a network that passes through all $N$ points $(x_n, \nu_n^*)$ of one data set of a hidden Markov model. "The gap is zero, so amortization suffices here too." What is right, and what is wrong about that? Two or three sentences each.
 
 # %% [markdown] name="inputs" tags=["answer", "points=3"]
 # ### BEGIN SOLUTION
@@ -295,7 +295,7 @@ for w in range(7):
 #
 # (b) A wider network can bend more and so fit the cloud of points somewhat better, but it cannot supply $x_{n-1}$. What it gains is particular to the data set. With more observations the gap per observation stays about what it was, and the total grows in proportion to $N$. The missing input would close it.
 #
-# (c) Right: where no two inputs are equal some function passes through all points, and for this data set the gap is zero. Wrong: it is interpolation. $\nu_n^*$ depends on all observations and on $n$, so that the function means nothing for other data, is wild where inputs are close, and does not exist at all where two are equal.
+# (c) Right: where no two inputs are equal some function passes through all points, and for this data set the gap is zero. Wrong: it is interpolation. $\nu_n^*$ depends on all observations and on $n$, so that the function means nothing for other data, is wild where inputs are close, and does not exist at all where two are equal and their answers are not.
 # ### END SOLUTION
 
 # %% [markdown]
