@@ -109,7 +109,9 @@ def near(got, want) -> bool:
 
 def some_pixels(g: Generator, n: int) -> Tensor:
     """Both colours for certain."""
-    return torch.cat([torch.tensor([0.0, 1.0] * 2), torch.randint(0, 2, (n,), generator=g)]).double()
+    return torch.cat(
+        [torch.tensor([0.0, 1.0] * 2), torch.randint(0, 2, (n,), generator=g)]
+    ).double()
 
 
 def ordinary(g: Generator) -> tuple:

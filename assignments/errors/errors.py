@@ -78,7 +78,9 @@ def jacobian(z, a, b):
 generator = torch.Generator().manual_seed(1)
 z_try = torch.randn(3, 2, generator=generator)
 a_try, b_try = torch.randn(4, 2, generator=generator), torch.randn(5, 4, generator=generator)
-by_autograd = [torch.autograd.functional.jacobian(lambda u: decode(u, a_try, b_try), z) for z in z_try]
+by_autograd = [
+    torch.autograd.functional.jacobian(lambda u: decode(u, a_try, b_try), z) for z in z_try
+]
 print("as by autograd:", torch.allclose(jacobian(z_try, a_try, b_try), torch.stack(by_autograd)))
 
 # %% [markdown]
@@ -134,7 +136,9 @@ def curvature(x, z, a, b, var):
 # %% tags=["check"]
 hessian = curvature(x_try, mu_try, a_try, b_try, 0.5)
 print("symmetric:", torch.allclose(hessian, hessian.T))
-print("its eigenvalues:", torch.linalg.eigvalsh(hessian), "(none need be negative far from the top)")
+print(
+    "its eigenvalues:", torch.linalg.eigvalsh(hessian), "(none need be negative far from the top)"
+)
 
 # %% [markdown]
 # ## One step is an encoder
@@ -241,9 +245,7 @@ def top_down(noise1, noise2, mean1, rho1, mean2, rho2, w, g):
 # %% tags=["check"]
 silent = torch.full((3,), -60.0), torch.full((2,), -60.0)
 noises = torch.randn(4, 3, generator=generator), torch.randn(4, 2, generator=generator)
-z1, z2, rates = top_down(
-    *noises, torch.ones(3), silent[0], torch.ones(2), silent[1], w_try, g_try
-)
+z1, z2, rates = top_down(*noises, torch.ones(3), silent[0], torch.ones(2), silent[1], w_try, g_try)
 print("an encoder that says nothing has no rate:", rates.abs().max().item() < 1e-9)
 print("and draws from the prior:", torch.allclose(z2, noises[1]))
 
