@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Assignment: iterative inference
 #
-# It goes with the chapters *Iterative inference* and *Errors and hierarchies* and takes about 110 minutes. Write code where it says `raise NotImplementedError`, and text where it says *Your answer.*
+# It goes with the chapter *Iterative inference*, takes one look ahead at *Errors and hierarchies*, which has an assignment of its own, and needs about 110 minutes. Write code where it says `raise NotImplementedError`, and text where it says *Your answer.*
 # The functions are graded by calling them with inputs that you do not see; keep their names and arguments. Self-checks use other inputs than the grading does.
 #
 # A learned step looks at a signal and at the estimate, and answers with the next estimate (`eq-learned-step`). You will write what it sees, what it answers, the loop, and what it learns from; and a test for signals that let examples interact.
