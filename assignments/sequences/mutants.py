@@ -49,10 +49,10 @@ def perplexities(log_w, lengths):
     tokens = lengths.sum()
     return (-log_w.logsumexp(0).sum() / tokens).exp(), (-log_w.mean(0).sum() / tokens).exp()
 """),
-        Mutant("per sentence", 0, """
+        Mutant("a mean of nats per word", 0, """
 def perplexities(log_w, lengths):
     log_p = log_w.logsumexp(0) - math.log(len(log_w))
-    return (-log_p.mean() / 10).exp(), (-log_w.mean() / 10).exp()
+    return (-log_p / lengths).mean().exp(), (-log_w.mean(0) / lengths).mean().exp()
 """),
     ],
     "annealed": [
@@ -134,7 +134,7 @@ def information(posterior, prior):
     told = torch.xlogy(posterior, posterior) - torch.xlogy(posterior, heap)
     return told.sum(-1).mean(), (torch.xlogy(prior, prior) - torch.xlogy(prior, heap)).sum()
 """),
-        Mutant("the entropy of the heap", 0.4, """
+        Mutant("the entropy of the heap", 0.6, """
 def information(posterior, prior):
     heap = posterior.mean(0)
     rest = (torch.xlogy(heap, heap) - torch.xlogy(heap, prior)).sum()

@@ -290,7 +290,7 @@ for name, memory, ramp in (("forgets", 0, 0), ("remembers", 1, 0), ("remembers, 
 
 # %% [markdown] name="cure" tags=["answer", "points=3"]
 # ### BEGIN SOLUTION
-# (a) All three reach minus the entropy, the ceiling of `eq-any-use`, the middle one with a rate near zero and the others with about half a nat or less. Each is a perfect model of the sentences with an exact posterior: the pair's agreement can be explained by $z$, by memory, or by some of both. The bound scores the model of $x$ and the posterior, and does not ask how much goes through $z$; who wants a speaking $z$ has to measure it apart.
+# (a) All three reach minus the entropy, the ceiling of `eq-any-use`, the middle one with a rate near zero and the others with several tenths of a nat. Each is a perfect model of the sentences with an exact posterior: the pair's agreement can be explained by $z$, by memory, or by some of both. The bound scores the model of $x$ and the posterior, and does not ask how much goes through $z$; who wants a speaking $z$ has to measure it apart.
 #
 # (b) No. While $\beta < 1$ the goal is the bound plus $(1 - \beta)$ times the rate, and that is no bound on $\log p(x)$. Only the value at $\beta = 1$ is to be reported, and it stays below.
 #
