@@ -39,7 +39,7 @@ def decode(z, a, b):
 # %% [markdown]
 # ## Errors of a decoder that is sure
 #
-# For binary pixels the precision-weighted error (`eq-errors`) is $\varepsilon_x = (x - m) / (m (1 - m))$ with $m = \operatorname{sigmoid}(l)$. Write `pixel_errors(x, logits)`, entry by entry. Decoders are often sure: it must be right to six digits of *every* entry for logits up to $\pm 60$ too, where $m$ rounds to 0 or 1. *Hint:* what is it for a white pixel, what for a black one?
+# For binary pixels the precision-weighted error (`eq-errors`) is $\varepsilon_x = (x - m) / (m (1 - m))$ with $m = \operatorname{sigmoid}(l)$. Write `pixel_errors(x, logits)`, entry by entry. Decoders are often sure: it must be right to six digits of *every* entry for logits up to $\pm 60$ too, where $1 - m$ may round to 0. *Hint:* what is it for a white pixel, what for a black one?
 
 
 # %% name="pixel_errors" tags=["solution", "points=2"]
@@ -137,7 +137,9 @@ def curvature(x, z, a, b, var):
 hessian = curvature(x_try, mu_try, a_try, b_try, 0.5)
 print("symmetric:", torch.allclose(hessian, hessian.T))
 print(
-    "its eigenvalues:", torch.linalg.eigvalsh(hessian), "(none need be negative far from the top)"
+    "its eigenvalues:",
+    torch.linalg.eigvalsh(hessian),
+    "(not all need be negative far from the top)",
 )
 
 # %% [markdown]
