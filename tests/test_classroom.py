@@ -400,7 +400,8 @@ def test_one_students_data_are_exported_and_deleted(small, monkeypatch, capsys):
 def test_what_cannot_be_done_is_said_in_a_sentence(
     small, monkeypatch, capsys, tmp_path, arguments, says
 ):
-    monkeypatch.chdir(tmp_path / "teacher")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     assert command(monkeypatch, *arguments) == 1
     assert says in capsys.readouterr().err
 

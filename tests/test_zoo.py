@@ -97,7 +97,7 @@ def test_an_interrupted_flow_ends_with_the_same_weights(tmp_path, monkeypatch):
     row.run(0, tmp_path / "whole.safetensors")
     half = zoo.TrainSettings
     monkeypatch.setattr(zoo, "TrainSettings", lambda *a: replace(half(*a), checkpoint_every=7))
-    steps, real = [], sys.modules["avi.training"].train_step
+    steps, real = [], sys.modules["avi.fast"].train_step
 
     def stopping(*args):
         steps.append(1)
@@ -106,7 +106,7 @@ def test_an_interrupted_flow_ends_with_the_same_weights(tmp_path, monkeypatch):
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("avi.training.train_step", stopping)
+        patch.setattr("avi.fast.train_step", stopping)
         with pytest.raises(KeyboardInterrupt):
             row.run(0, tmp_path / "part.safetensors")
     row.run(0, tmp_path / "part.safetensors")
