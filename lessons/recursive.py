@@ -683,7 +683,8 @@ for row, values in toy.items():
         continue
     tell("toy", row, "gap", values["gap"])
     claim = f"Seeds of five with less than half the gap of one Gaussian, {row}."
-    expected.check(f"toy_{key_of(row)}_halved", halved(toy, row), "seeds", claim)
+    count = halved(toy, row)
+    expected.check(f"toy_{key_of(row)}_halved", count, "seeds", claim)
 
 # %% [markdown]
 # These trainings are short, 12 epochs. At the full tier they take 100, with three seeds. Which differences are left?
