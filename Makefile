@@ -5,6 +5,8 @@
 VENV ?= .venv
 PY = $(VENV)/bin/python
 export VENV PYTHON TORCH_INDEX TRUST TEACHER ASSIGNMENTS SANDBOX_IMAGE
+# Whichever environment happens to be active, .venv is used.
+unexport VIRTUAL_ENV
 
 # Parallelism comes from processes: torch's spinning threads slow each other down on busy cores.
 book test test-slow notebooks expected bench reproduce grid grade: export OMP_NUM_THREADS = 1

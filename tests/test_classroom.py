@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+from functools import partial
 
 import nbformat
 import numpy
@@ -446,6 +447,7 @@ def test_from_release_to_grades(tmp_path, monkeypatch, capsys):
     """The commands of the page on teaching, on the first assignment."""
     back_end()
     monkeypatch.setenv("TEACHER", str(tmp_path / "teacher"))
+    monkeypatch.setattr(grading, "tqdm", partial(grading.tqdm, disable=False))  # off in make test
     assert command(monkeypatch, "release", "elbo") == 0
     released = tmp_path / "teacher/release/elbo/elbo.ipynb"
     assert command(monkeypatch, "samples", "elbo") == 0
