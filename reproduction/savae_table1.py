@@ -87,8 +87,8 @@ class Row:
         """SVI on the given model: the best of its candidates on the validation data."""
         candidates = list(CANDIDATES[self.method]())
         if len(candidates) == 1:
-            return svi(FAMILY, candidates[0], self.n_steps)
-        methods = [svi(FAMILY, step, self.n_steps) for step in candidates]
+            return here(svi(FAMILY, candidates[0], self.n_steps))
+        methods = [here(svi(FAMILY, step, self.n_steps)) for step in candidates]
         values = [bound(self, world.truth, m, world.valid, seed).mean() for m in methods]
         return methods[int(torch.stack(values).nan_to_num(nan=-math.inf).argmax())]
 
